@@ -1,0 +1,210 @@
+"""The seam between the log and a database: what the two databases must do, and choosing one by its URL.
+
+Everything above this seam is the same on both. The hot path (append and read) goes through the driver's own cursors on
+the connection SQLAlchemy lends; everything that happens once a batch or less is SQLAlchemy Core.
+"""
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import TableClause
+
+from eventlog.errors import EventLogError, SchemaMissingError, SchemaTooNewError, UsageError
+from eventlog.events import StoredEvent
+from eventlog.pending import Expected, PendingEvent
+from eventlog.schema.migrate import NewerSchemaError, SchemaState, current_revision, known_revisions, upgrade
+from eventlog.schema.migrate import schema_state as read_schema_state
+from eventlog.schema.tables import Tables, check_schema_name
+
+Transaction = Session | Connection
+"""What a caller may hand over to have an append happen in his own transaction."""
+
+
+class Inserted(msgspec.Struct, frozen=True):
+    """What the database decided about one inserted event."""
+
+    position: int
+    version: int
+    recorded_at: datetime
+
+
+class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of the log: after < position <= until, at most `limit` events; no `types` means all of them."""
+
+    after: int
+    until: int
+    limit: int
+    types: tuple[str, ...] = ()
+    stream: str | None = None
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """A transaction that has appended and is still open, and holds the high-water mark back at `position`."""
+
+    position: int
+    pid: int
+    application: str
+    user: str
+    since: datetime | None
+
+
+class Database(Protocol):
+    """One log in one database."""
+
+    engine: Engine
+    tables: Tables
+    schema: str
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """Open a transaction of our own, READ COMMITTED, able to write from its first statement; commit at the end."""
+        ...
+
+    def reader(self) -> AbstractContextManager[Connection]:
+        """Lend a connection on which each statement sees everything committed before that statement."""
+        ...
+
+    def autocommit(self) -> AbstractContextManager[Connection] | None:
+        """Lend a connection that commits each statement at once; None where that saves nothing."""
+        ...
+
+    def join(self, connection: Connection) -> None:
+        """Make sure an append on a caller's connection is part of his transaction; raise `UnsafeTransactionError`."""
+        ...
+
+    def insert(
+        self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
+    ) -> list[Inserted] | None:
+        """Insert all the events, or return None when a version or an id was taken; some rows may then stand."""
+        ...
+
+    def find(self, connection: Connection, ids: Collection[UUID]) -> dict[UUID, StoredEvent]:
+        """Read the events with these ids."""
+        ...
+
+    def event_at(self, connection: Connection, position: int) -> StoredEvent | None:
+        """Read the event at a position."""
+        ...
+
+    def versions(self, connection: Connection, streams: Collection[str]) -> dict[str, int]:
+        """Read the current versions of streams; a stream without events is left out."""
+        ...
+
+    def head(self, connection: Connection) -> int:
+        """Read the highest position allocated so far."""
+        ...
+
+    def high_water_mark(self, connection: Connection) -> int:
+        """Read the highest position at or below which nothing can appear any more."""
+        ...
+
+    def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
+        """Read one page in the order of positions. Never ask past a high-water mark read before, in its own statement."""
+        ...
+
+    def next_epoch(self, connection: Connection) -> int:
+        """Draw an epoch, larger than every one drawn before."""
+        ...
+
+    def held_back_by(self, connection: Connection) -> list[Holder]:
+        """Name the transactions that hold the high-water mark back, the farthest back first."""
+        ...
+
+    def guard_owner(self, connection: Connection, *, seconds: float) -> None:
+        """Let the database end this transaction when its owner freezes for longer than that, and drop its locks."""
+        ...
+
+    def lock_tables(self, connection: Connection, names: Sequence[TableClause], *, seconds: float) -> None:
+        """Keep readers and writers out of these tables until the transaction ends; give up after so long."""
+        ...
+
+    def passing(self, error: BaseException) -> bool:
+        """Tell whether an error says nothing about what was done: a lost connection, a deadlock, a busy file."""
+        ...
+
+    def translate(self, error: BaseException) -> EventLogError | None:
+        """Turn a database error into one of ours where it has a remedy; None where it has none."""
+        ...
+
+    def transaction_is_usable(self, connection: Connection) -> bool:
+        """Tell whether a handler left its transaction open and unbroken."""
+        ...
+
+
+def open_database(url_or_engine: str | Engine, *, schema: str) -> Database:
+    """Choose the database a URL or an engine means. Nothing is connected yet. Raises `UsageError`."""
+    try:
+        check_schema_name(schema)
+        dialect = _dialect(url_or_engine)
+    except (ValueError, ArgumentError) as error:
+        raise UsageError(
+            f"the log cannot be opened: {error}",
+            remedy="give a URL like postgresql://user@host/database or sqlite:///events.db",
+        ) from error
+    if dialect == "postgresql":
+        from eventlog.postgres import PostgresDatabase
+
+        return PostgresDatabase(url_or_engine, schema=schema)
+    if dialect == "sqlite":
+        from eventlog.sqlite import SqliteDatabase
+
+        return SqliteDatabase(url_or_engine, schema=schema)
+    raise UsageError(
+        f"{dialect} is not supported",
+        remedy="use PostgreSQL (postgresql://...) or SQLite (sqlite:///file.db)",
+    )
+
+
+def initialise(database: Database) -> SchemaState:
+    """Create or upgrade the tables; return the state that was found. Raises `SchemaTooNewError`."""
+    try:
+        return upgrade(database.engine, schema=database.schema)
+    except NewerSchemaError as error:
+        raise _too_new(str(error)) from error
+
+
+def check_schema(database: Database, connection: Connection) -> None:
+    """Raise `SchemaMissingError` or `SchemaTooNewError` unless the tables are the ones this code knows."""
+    state = read_schema_state(connection, schema=database.schema)
+    if state is SchemaState.CURRENT:
+        return
+    if state is SchemaState.NEWER:
+        found = current_revision(connection, schema=database.schema)
+        raise _too_new(f"{found} > {known_revisions()[-1]}")
+    detail = "has no tables" if state is SchemaState.MISSING else "has tables of an earlier release"
+    raise SchemaMissingError(
+        f"the log {database.schema!r} {detail} in {database.engine.url.render_as_string(hide_password=True)}",
+        remedy="run `eventlog init` with this database",
+    )
+
+
+def connection_of(transaction: Transaction) -> Connection:
+    """Return the connection a caller's Session or Connection writes through."""
+    if isinstance(transaction, Session):
+        return transaction.connection()
+    if isinstance(transaction, Connection):
+        return transaction
+    raise UsageError(
+        f"tx is a {type(transaction).__qualname__}",
+        remedy="hand over the SQLAlchemy Session or Connection whose transaction the events belong to",
+    )
+
+
+def _dialect(url_or_engine: str | Engine) -> str:
+    if isinstance(url_or_engine, Engine):
+        return url_or_engine.dialect.name
+    name = make_url(url_or_engine).get_backend_name()
+    return "postgresql" if name == "postgres" else name
+
+
+def _too_new(revisions: str) -> SchemaTooNewError:
+    return SchemaTooNewError(
+        f"the tables were made by a later release of rewindlog than this one ({revisions})",
+        remedy="upgrade rewindlog here; an older release must not write into newer tables",
+    )

@@ -1,0 +1,84 @@
+"""JSON, the form in which events are kept.
+
+Data is written once by msgspec and stored as that text, byte for byte. What JSON cannot hold is refused before anything
+is sent: NaN and the infinities (msgspec alone would write them as null without a word), NUL characters (PostgreSQL's
+text functions stop at them), objects without a JSON form.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from eventlog.errors import InvalidEventError
+from eventlog.limits import DATA_BYTES_MAX, METADATA_BYTES_MAX
+
+_encoder = msgspec.json.Encoder()
+_ESCAPED_NUL = b"\\u0000"
+
+
+def encode_data(data: Any, *, event_type: str) -> str:
+    """Write an event's data as JSON text; raise `InvalidEventError` when that cannot be done without loss."""
+    return _encode(data, what=f"the data of {event_type}", bytes_max=DATA_BYTES_MAX)
+
+
+def encode_metadata(metadata: Mapping[str, Any], *, event_type: str) -> str:
+    """Write an event's metadata as JSON text; raise `InvalidEventError` when that cannot be done without loss."""
+    if not metadata:
+        return "{}"
+    return _encode(dict(metadata), what=f"the metadata of {event_type}", bytes_max=METADATA_BYTES_MAX)
+
+
+def same_json(one: str, other: str) -> bool:
+    """Tell whether two JSON texts say the same, whatever their spacing and order of keys."""
+    return one == other or msgspec.json.decode(one) == msgspec.json.decode(other)
+
+
+def _encode(value: Any, *, what: str, bytes_max: int) -> str:
+    try:
+        encoded = _encoder.encode(value)
+    except (TypeError, ValueError, UnicodeError, RecursionError, OverflowError) as error:
+        raise InvalidEventError(
+            f"{what} cannot be written as JSON: {error}",
+            remedy="hold what JSON can: text, numbers, booleans, lists, dicts with text keys, dates, UUIDs, Structs",
+        ) from error
+    if len(encoded) > bytes_max:
+        raise InvalidEventError(
+            f"{what} takes {len(encoded):,} bytes as JSON; at most {bytes_max:,} are allowed",
+            remedy="store the large part elsewhere and record where it is",
+        )
+    if b"null" in encoded:
+        _refuse_not_finite(msgspec.to_builtins(value), what=what, path="$")
+    if _ESCAPED_NUL in encoded:
+        _refuse_nul(msgspec.json.decode(encoded), what=what, path="$")
+    return encoded.decode()
+
+
+def _refuse_not_finite(value: Any, *, what: str, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidEventError(
+            f"{what} holds {value} at {path}, which JSON cannot say",
+            remedy="record None for an unknown number, or a text",
+        )
+    for place, item in _parts(value, path):
+        _refuse_not_finite(item, what=what, path=place)
+
+
+def _refuse_nul(value: Any, *, what: str, path: str) -> None:
+    if isinstance(value, str) and "\0" in value:
+        raise InvalidEventError(
+            f"{what} holds a NUL character at {path}, which PostgreSQL text cannot",
+            remedy="strip NUL characters from text, or record binary data as base64",
+        )
+    for place, item in _parts(value, path):
+        _refuse_nul(item, what=what, path=place)
+
+
+def _parts(value: Any, path: str) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        keys = [(f"{path} (a key)", key) for key in value]
+        return keys + [(f"{path}.{key}", item) for key, item in value.items()]
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return []

@@ -1,0 +1,140 @@
+"""Every error this project raises on purpose, in one small tree.
+
+A message tells what happened with its numbers; `remedy` tells what to do next. The four branches say who is to act:
+the caller (`UsageError`), somebody who named what is not there (`NotFoundError`), somebody whose write came second
+(`ConflictError`), or whoever runs the database (`DatabaseError`). A driver's error becomes one of these once, at the
+edge where the driver is called, and stays attached as the cause.
+"""
+
+from uuid import UUID
+
+
+class EventLogError(Exception):
+    """The root: `str(error)` is what happened, `error.remedy` what to do, `error.code` a stable name for programs."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class UsageError(EventLogError):
+    """The call cannot be carried out as it was made."""
+
+    code = "usage"
+
+
+class InvalidEventError(UsageError):
+    """An event cannot be recorded: its data, type, stream, id or metadata is not what the log can hold."""
+
+    code = "invalid_event"
+
+
+class DeclarationError(UsageError):
+    """An event type, a handler or a subscriber is declared in a way that cannot work."""
+
+    code = "declaration"
+
+
+class UnsafeTransactionError(UsageError):
+    """The transaction handed over would not be atomic, or would not see what it must."""
+
+    code = "unsafe_transaction"
+
+
+class RefusedError(UsageError):
+    """An operation that would do harm wants consent, or is not possible now."""
+
+    code = "refused"
+
+
+class NotFoundError(EventLogError):
+    """Something was named that is not there."""
+
+    code = "not_found"
+
+
+class UnknownSubscriberError(NotFoundError):
+    """No subscriber of this name is registered."""
+
+    code = "unknown_subscriber"
+
+
+class UnknownEventError(NotFoundError):
+    """No event has this position or id."""
+
+    code = "unknown_event"
+
+
+class ConflictError(EventLogError):
+    """Somebody else's write came first."""
+
+    code = "conflict"
+
+
+class WrongExpectedVersionError(ConflictError):
+    """The stream is not at the version the append expected. `expected` and `actual` are versions, 0 for no stream."""
+
+    code = "wrong_expected_version"
+
+    def __init__(self, *, stream: str, expected: int, actual: int) -> None:
+        super().__init__(
+            f"stream {stream!r} is at version {actual}, expected {expected}",
+            remedy="read the stream again, decide again, and append with the version you then saw",
+        )
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class IdConflictError(ConflictError):
+    """An event id is already recorded with other content, or only part of a batch is."""
+
+    code = "id_conflict"
+
+    def __init__(self, message: str, *, ids: tuple[UUID, ...]) -> None:
+        super().__init__(message, remedy="give a new fact a new id; repeat an append with exactly the events it had")
+        self.ids = ids
+
+
+class UndecodableEventError(EventLogError):
+    """A recorded event cannot be read as the type declared for it."""
+
+    code = "undecodable_event"
+
+
+class DatabaseError(EventLogError):
+    """The database cannot be used as it is."""
+
+    code = "database"
+
+
+class DatabaseUnreachableError(DatabaseError):
+    """The database does not answer."""
+
+    code = "database_unreachable"
+
+
+class SchemaMissingError(DatabaseError):
+    """The tables of the log are not in this database, or are older than this code."""
+
+    code = "schema_missing"
+
+
+class SchemaTooNewError(DatabaseError):
+    """The tables of the log were made by a later release."""
+
+    code = "schema_too_new"
+
+
+class PermissionDeniedError(DatabaseError):
+    """The database role may not do this."""
+
+    code = "permission_denied"
+
+
+class LeaseLostError(EventLogError):
+    """A worker is no longer the owner of a partition: it was overtaken, or an operator moved the checkpoint."""
+
+    code = "lease_lost"

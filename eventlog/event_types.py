@@ -1,0 +1,157 @@
+"""Which class stands for which event type, and reading a stored event as that class.
+
+A declaration is global to the process, like the class it stands on. A type nobody declared reads as plain data.
+"""
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+import msgspec
+
+from eventlog.errors import DeclarationError, InvalidEventError, UndecodableEventError
+from eventlog.events import JsonObject, Recorded, StoredEvent
+from eventlog.patterns import check_type
+
+S = TypeVar("S", bound=type[msgspec.Struct])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventType:
+    """A declared type: its name, the version its class stands for, and how a stream is named from its fields."""
+
+    name: str
+    version: int
+    data_class: type[msgspec.Struct]
+    stream_template: str | None
+    decode: Callable[[str], Any]
+
+    def stream_of(self, data: msgspec.Struct) -> str | None:
+        """Fill the stream template from the fields; None without a template. Raises `InvalidEventError`."""
+        if self.stream_template is None:
+            return None
+        values = {name: _in_stream(self, name, getattr(data, name)) for name in _names_in(self.stream_template)}
+        return self.stream_template.format_map(values)
+
+
+_by_name: dict[str, EventType] = {}
+_by_class: dict[type, EventType] = {}
+_decode_plain = msgspec.json.Decoder().decode
+
+
+def event(name: str, *, version: int = 1, stream: str | None = None) -> Callable[[S], S]:
+    """Declare that a Struct is the data of the event type `name`; returns the class as it was.
+
+    `stream` is a template over the fields, `"order-{number}"`; without one the append names the stream. Raises
+    `DeclarationError` for a class that is no msgspec Struct, a field the class does not have, and a name that another
+    class already stands for.
+    """
+
+    def declare(data_class: S) -> S:
+        _register(_declaration(name, version=version, stream=stream, data_class=data_class))
+        return data_class
+
+    return declare
+
+
+def declared_for(data_class: type) -> EventType | None:
+    """Return the event type a class stands for, None when it is not declared."""
+    return _by_class.get(data_class)
+
+
+def declared_as(name: str) -> EventType | None:
+    """Return the declaration of an event type, None when it is not declared."""
+    return _by_name.get(name)
+
+
+def decode(stored: StoredEvent) -> Recorded[Any]:
+    """Read a stored event as the class declared for its type. Raises `UndecodableEventError`, which names the place."""
+    declared = _by_name.get(stored.type)
+    try:
+        if declared is not None and stored.type_version > declared.version:
+            raise msgspec.ValidationError(f"written as version {stored.type_version}, declared is {declared.version}")
+        data = (declared.decode if declared is not None else _decode_plain)(stored.data)
+        metadata: JsonObject = {} if stored.metadata == "{}" else _decode_plain(stored.metadata)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        known_as = declared.data_class.__qualname__ if declared is not None else "JSON"
+        raise UndecodableEventError(
+            f"event {stored.position} ({stored.type}) cannot be read as {known_as}: {error}",
+            remedy="make the class accept what was recorded (a default, an optional field), then retry",
+        ) from error
+    return Recorded(
+        position=stored.position,
+        id=stored.id,
+        stream=stored.stream,
+        version=stored.version,
+        type=stored.type,
+        type_version=stored.type_version,
+        data=data,
+        metadata=metadata,
+        recorded_at=stored.recorded_at,
+    )
+
+
+def _declaration(name: str, *, version: int, stream: str | None, data_class: type) -> EventType:
+    try:
+        check_type(name)
+    except InvalidEventError as error:
+        raise DeclarationError(str(error), remedy=error.remedy) from error
+    if not (isinstance(data_class, type) and issubclass(data_class, msgspec.Struct)):
+        raise DeclarationError(
+            f"{data_class!r} cannot be declared as {name!r}: it is not a msgspec Struct",
+            remedy="write `class Arrived(msgspec.Struct, frozen=True): ...`",
+        )
+    if version < 1:
+        raise DeclarationError(f"{name!r} is declared with version {version}", remedy="versions begin at 1")
+    fields = {field.name for field in msgspec.structs.fields(data_class)}
+    unknown = [field for field in _names_in(stream or "") if field not in fields]
+    if unknown:
+        raise DeclarationError(
+            f"the stream template {stream!r} of {name!r} names {unknown[0]!r}, which is no field of the class",
+            remedy=f"use its fields: {', '.join(sorted(fields))}",
+        )
+    decoder = msgspec.json.Decoder(data_class)
+    return EventType(name=name, version=version, data_class=data_class, stream_template=stream, decode=decoder.decode)
+
+
+def _register(declared: EventType) -> None:
+    earlier = _by_name.get(declared.name)
+    if earlier is not None and not _is_reload(earlier.data_class, declared.data_class):
+        raise DeclarationError(
+            f"{declared.name!r} is declared twice: by {_where(earlier.data_class)} and {_where(declared.data_class)}",
+            remedy="give each type one class; a new form of the data is a new version of it",
+        )
+    other = _by_class.get(declared.data_class)
+    if other is not None and other.name != declared.name:
+        raise DeclarationError(
+            f"{_where(declared.data_class)} is declared as {other.name!r} and as {declared.name!r}",
+            remedy="give each type a class of its own",
+        )
+    _by_name[declared.name] = declared
+    _by_class[declared.data_class] = declared
+
+
+def _is_reload(one: type, other: type) -> bool:
+    """A module that is imported again, or a function that runs again, declares the same class anew."""
+    return _where(one) == _where(other)
+
+
+def _where(data_class: type) -> str:
+    return f"{data_class.__module__}.{data_class.__qualname__}"
+
+
+def _names_in(template: str) -> list[str]:
+    return [name for _text, name, _format, _conversion in string.Formatter().parse(template) if name is not None]
+
+
+def _in_stream(declared: EventType, name: str, value: Any) -> Any:
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or value == "":
+        raise InvalidEventError(
+            f"{declared.name}: the stream is named {declared.stream_template!r}, and {name} is {value!r}",
+            remedy="set the field, or give the stream at append",
+        )
+    return value

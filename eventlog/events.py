@@ -1,0 +1,78 @@
+"""Events: what a service appends, and what it reads back.
+
+An event is an immutable fact. `Event` carries one into the log when a declared Struct alone does not say enough;
+`Recorded` is one that has been appended, and has a position.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+T = TypeVar("T")
+
+JsonObject = dict[str, Any]
+"""Decoded JSON: what it holds is known to the reader of the field, not to a type checker."""
+
+CORRELATION_ID = "correlation_id"
+CAUSATION_ID = "causation_id"
+
+
+class Event(msgspec.Struct, Generic[T], frozen=True):
+    """One fact to append: data, and what the log should know about it.
+
+    `data` is a Struct declared with `@event`, or anything JSON can hold. `type` may be left out for a declared Struct,
+    `stream` where the declaration has a template or the append names one. An `id` given here makes the append
+    idempotent: the same id with the same content is recorded once.
+    """
+
+    data: T
+    type: str | None = None
+    stream: str | None = None
+    id: UUID | None = None
+    metadata: Mapping[str, Any] | None = None
+    type_version: int | None = None
+
+
+class Recorded(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """An event as it stands in the log. It never changes.
+
+    `position` is its place in the global sequence, `version` its 1-based number within `stream`. `data` is an instance
+    of the class declared for `type`, or plain data where none is declared. `recorded_at` is the database's clock at the
+    insert, aware, in UTC.
+    """
+
+    position: int
+    id: UUID
+    stream: str
+    version: int
+    type: str
+    type_version: int
+    data: T
+    metadata: JsonObject
+    recorded_at: datetime
+
+
+class StoredEvent(msgspec.Struct, frozen=True, array_like=True):
+    """A row of the log as it was read, its data and metadata still JSON text."""
+
+    position: int
+    id: UUID
+    stream: str
+    version: int
+    type: str
+    type_version: int
+    data: str
+    metadata: str
+    recorded_at: datetime
+
+
+def caused_by(cause: Recorded[Any]) -> JsonObject:
+    """Make the metadata of an event that happens because of another one.
+
+    The causation id is the id of the cause; the correlation id is that of the whole chain, begun by its first event.
+    """
+    first = cause.metadata.get(CORRELATION_ID, str(cause.id))
+    return {CORRELATION_ID: first, CAUSATION_ID: str(cause.id)}

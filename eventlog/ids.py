@@ -1,0 +1,43 @@
+"""Event ids: UUID version 7, so that ids made later sort later and indexes on them stay compact.
+
+RFC 9562, section 6.2, method 1: 48 bits of milliseconds, then a counter of 18 bits that starts at random in each
+millisecond and keeps ids of one process in order, then 56 random bits.
+"""
+
+import os
+import threading
+from uuid import UUID
+
+from eventlog.clock import wall_milliseconds
+
+_COUNTER_BITS = 18
+_FRESH_COUNTER_BITS = 16
+"""A fresh counter starts in the lower quarter, which leaves room for 196,608 ids in one millisecond."""
+
+_lock = threading.Lock()
+_last_milliseconds = 0
+_counter = 0
+
+
+def new_id() -> UUID:
+    """Make an id that sorts after every id this process made before."""
+    random = int.from_bytes(os.urandom(10), "big")
+    milliseconds, counter = _next_tick(random >> 56)
+    high = (milliseconds << 16) | 0x7000 | (counter >> 6)
+    low = (0b10 << 62) | ((counter & 0x3F) << 56) | (random & ((1 << 56) - 1))
+    return UUID(int=(high << 64) | low)
+
+
+def _next_tick(random: int) -> tuple[int, int]:
+    global _last_milliseconds, _counter
+    with _lock:
+        now = wall_milliseconds()
+        if now > _last_milliseconds:
+            _last_milliseconds = now
+            _counter = random & ((1 << _FRESH_COUNTER_BITS) - 1)
+        else:
+            _counter += 1
+            if _counter >> _COUNTER_BITS:
+                _last_milliseconds += 1
+                _counter = 0
+        return _last_milliseconds, _counter

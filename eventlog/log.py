@@ -1,0 +1,316 @@
+"""The log: append events, read them back in one global order.
+
+Owns the two sentences every caller relies on: an append is part of the transaction it is given, and nobody else ends
+that transaction; a read never goes past the high-water mark, so it never misses what commits late.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from eventlog.database import (
+    Database,
+    Inserted,
+    PageQuery,
+    Transaction,
+    check_schema,
+    connection_of,
+    initialise,
+    open_database,
+)
+from eventlog.encoding import same_json
+from eventlog.errors import (
+    ConflictError,
+    IdConflictError,
+    UnknownEventError,
+    UsageError,
+    WrongExpectedVersionError,
+)
+from eventlog.event_types import decode
+from eventlog.events import Recorded, StoredEvent
+from eventlog.patterns import check_pattern, covers, is_exact
+from eventlog.pending import Expected, PendingEvent, check_expected, prepare
+from eventlog.schema.tables import DEFAULT_SCHEMA
+
+PAGE_EVENTS = 1_000
+APPEND_TRIES_MAX = 100
+"""How often an append runs again because another one took its version; each try lets one other append through."""
+
+
+class EventLog:
+    """An append-only log of events in one database.
+
+    `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine for one (psycopg 3, sqlite3). Nothing is
+    connected until the first call.
+    """
+
+    def __init__(self, url_or_engine: str | Engine, *, schema: str = DEFAULT_SCHEMA) -> None:
+        self.database: Database = open_database(url_or_engine, schema=schema)
+        self._schema_checked = False
+
+    @property
+    def engine(self) -> Engine:
+        return self.database.engine
+
+    def init(self) -> None:
+        """Create the tables of the log, or upgrade them. Safe to call at every start, and from several processes."""
+        with self._errors():
+            initialise(self.database)
+
+    def append(
+        self,
+        *events: object,
+        stream: str | None = None,
+        expected: int | str = "any",
+        tx: Transaction | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[Recorded[Any]]:
+        """Append events, in this order, and return them as recorded.
+
+        Each is a Struct declared with `@event`, or an `Event`. `stream` serves for all that name none themselves, and
+        goes before a declared template. `expected` is the version the stream must be at, `"none"` (it must not exist)
+        or `"any"`. `metadata` goes with every event, under its own.
+
+        `tx` is the Session or Connection whose transaction the events become part of; it is neither committed nor
+        rolled back here, and a refused append leaves nothing in it and leaves it usable. Without `tx` the append has a
+        transaction of its own. It is one statement for one event, and one for many.
+
+        Appending an id that is recorded already with the same stream, type and data returns what was recorded.
+
+        Raises `InvalidEventError` (nothing was sent), `WrongExpectedVersionError`, `IdConflictError`,
+        `UnsafeTransactionError`, `SchemaMissingError`, `DatabaseUnreachableError`.
+        """
+        pending = prepare(events, stream=stream, metadata=metadata)
+        wanted = check_expected(expected, pending)
+        if not pending:
+            return []
+        with self._errors():
+            if tx is not None:
+                return self._append_within(connection_of(tx), pending, wanted)
+            return self._append_alone(pending, wanted)
+
+    def read(
+        self,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        types: Sequence[str] = (),
+        stream: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Recorded[Any]]:
+        """Read events in the order of positions: after < position <= until, and never past the high-water mark.
+
+        Lazy: pages of a thousand are fetched as they are needed, no connection is held in between, and what is appended
+        after the first page was fetched is not part of it. `types` may hold patterns (`flight.*`). Raises
+        `UndecodableEventError` at an event that its declared class cannot read.
+        """
+        return map(decode, self._read_stored(after=after, until=until, types=types, stream=stream, limit=limit))
+
+    def get(self, position_or_id: int | UUID) -> Recorded[Any]:
+        """Read one event by its position or its id. Raises `UnknownEventError`."""
+        with self._reader() as connection:
+            if isinstance(position_or_id, UUID):
+                found = self.database.find(connection, [position_or_id]).get(position_or_id)
+            else:
+                found = self.database.event_at(connection, position_or_id)
+        if found is None:
+            raise UnknownEventError(
+                f"no event {position_or_id} is recorded",
+                remedy="positions may have holes, and an event appears when its transaction commits",
+            )
+        return decode(found)
+
+    def head(self) -> int:
+        """Return the highest position allocated so far, 0 for an empty log. It may belong to an open transaction."""
+        with self._reader() as connection:
+            return self.database.head(connection)
+
+    def high_water_mark(self) -> int:
+        """Return the highest position at or below which nothing can appear any more."""
+        with self._reader() as connection:
+            return self.database.high_water_mark(connection)
+
+    def version(self, stream: str) -> int:
+        """Return the version a stream is at, 0 when it has no events."""
+        with self._reader() as connection:
+            return self.database.versions(connection, [stream]).get(stream, 0)
+
+    def check(self, connection: Connection) -> None:
+        """Raise `SchemaMissingError` or `SchemaTooNewError` unless the tables fit this code; asks once per log."""
+        if not self._schema_checked:
+            check_schema(self.database, connection)
+            self._schema_checked = True
+
+    def _append_alone(self, pending: list[PendingEvent], expected: Expected) -> list[Recorded[Any]]:
+        for _ in range(APPEND_TRIES_MAX):
+            with self._own_transaction(pending) as connection:
+                self.check(connection)
+                inserted = self.database.insert(connection, pending, expected)
+                if inserted is None:
+                    connection.rollback()
+            if inserted is not None:
+                return _recorded(pending, inserted)
+            with self._reader() as connection:
+                known = self._why_refused(connection, pending, expected)
+            if known is not None:
+                return known
+        raise _out_of_tries(pending)
+
+    def _own_transaction(self, pending: list[PendingEvent]) -> AbstractContextManager[Connection]:
+        """One event is one statement, which the database commits by itself where that saves a round trip."""
+        single = self.database.autocommit() if len(pending) == 1 else None
+        return single if single is not None else self.database.transaction()
+
+    def _append_within(
+        self, connection: Connection, pending: list[PendingEvent], expected: Expected
+    ) -> list[Recorded[Any]]:
+        self.database.join(connection)
+        self.check(connection)
+        for _ in range(APPEND_TRIES_MAX):
+            inserted = self._insert_or_nothing(connection, pending, expected)
+            if inserted is not None:
+                return _recorded(pending, inserted)
+            known = self._why_refused(connection, pending, expected)
+            if known is not None:
+                return known
+        raise _out_of_tries(pending)
+
+    def _insert_or_nothing(
+        self, connection: Connection, pending: list[PendingEvent], expected: Expected
+    ) -> list[Inserted] | None:
+        """Insert all or none: several rows need a savepoint, since some of them may stand when one is refused."""
+        if len(pending) == 1:
+            return self.database.insert(connection, pending, expected)
+        with connection.begin_nested() as savepoint:
+            inserted = self.database.insert(connection, pending, expected)
+            if inserted is None:
+                savepoint.rollback()
+        return inserted
+
+    def _why_refused(
+        self, connection: Connection, pending: list[PendingEvent], expected: Expected
+    ) -> list[Recorded[Any]] | None:
+        """Return the events if they are recorded already, raise for a conflict; None when another append came first."""
+        known = self._recorded_before(connection, pending)
+        if known is not None:
+            return known
+        if expected.version is not None:
+            streams = list(dict.fromkeys(event.stream for event in pending))
+            versions = self.database.versions(connection, streams)
+            for stream in streams:
+                actual = versions.get(stream, 0)
+                if actual != expected.version:
+                    raise WrongExpectedVersionError(stream=stream, expected=expected.version, actual=actual)
+        return None
+
+    def _recorded_before(self, connection: Connection, pending: list[PendingEvent]) -> list[Recorded[Any]] | None:
+        given = [event.id for event in pending if event.id_given]
+        found = self.database.find(connection, given) if given else {}
+        if not found:
+            return None
+        changed = tuple(event.id for event in pending if event.id in found and not _same(event, found[event.id]))
+        if changed:
+            raise IdConflictError(f"event {changed[0]} is already recorded with other content", ids=changed)
+        if len(found) < len(pending):
+            raise IdConflictError(
+                f"{len(found)} of the {len(pending)} events of this batch are already recorded", ids=tuple(found)
+            )
+        return [decode(found[event.id]) for event in pending]
+
+    def _read_stored(
+        self, *, after: int, until: int | None, types: Sequence[str], stream: str | None, limit: int | None
+    ) -> Iterator[StoredEvent]:
+        if isinstance(types, str):
+            raise UsageError(f"types={types!r} is a text", remedy=f"give a list: types=[{types!r}]")
+        patterns = [check_pattern(pattern) for pattern in types]
+        exact = tuple(patterns) if all(map(is_exact, patterns)) else ()
+        return self._pages(after=after, until=until, exact=exact, patterns=patterns, stream=stream, limit=limit)
+
+    def _pages(
+        self,
+        *,
+        after: int,
+        until: int | None,
+        exact: tuple[str, ...],
+        patterns: list[str],
+        stream: str | None,
+        limit: int | None,
+    ) -> Iterator[StoredEvent]:
+        left = limit
+        end: int | None = None
+        while left is None or left > 0:
+            size = PAGE_EVENTS if left is None or not _all_wanted(patterns, exact) else min(PAGE_EVENTS, left)
+            with self._reader() as connection:
+                if end is None:
+                    mark = self.database.high_water_mark(connection)
+                    end = mark if until is None else min(until, mark)
+                query = PageQuery(after=after, until=end, limit=size, types=exact, stream=stream)
+                page = self.database.page(connection, query)
+            wanted = page if _all_wanted(patterns, exact) else [e for e in page if _matches(patterns, e.type)]
+            yield from wanted[:left]
+            if len(page) < size:
+                return
+            after = page[-1].position
+            left = None if left is None else left - len(wanted)
+
+    @contextmanager
+    def _reader(self) -> Iterator[Connection]:
+        with self._errors(), self.database.reader() as connection:
+            self.check(connection)
+            yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn a database error that has a remedy into one of ours; leave the others as SQLAlchemy raises them."""
+        try:
+            yield
+        except DBAPIError as error:
+            ours = self.database.translate(error)
+            if ours is None:
+                raise
+            raise ours from error
+
+
+def _recorded(pending: list[PendingEvent], inserted: list[Inserted]) -> list[Recorded[Any]]:
+    return [
+        Recorded(
+            position=place.position,
+            id=event.id,
+            stream=event.stream,
+            version=place.version,
+            type=event.type,
+            type_version=event.type_version,
+            data=event.data,
+            metadata=event.metadata,
+            recorded_at=place.recorded_at,
+        )
+        for event, place in zip(pending, inserted, strict=True)
+    ]
+
+
+def _same(event: PendingEvent, stored: StoredEvent) -> bool:
+    return (
+        event.stream == stored.stream
+        and event.type == stored.type
+        and event.type_version == stored.type_version
+        and same_json(event.data_text, stored.data)
+    )
+
+
+def _all_wanted(patterns: list[str], exact: tuple[str, ...]) -> bool:
+    return not patterns or bool(exact)
+
+
+def _matches(patterns: list[str], event_type: str) -> bool:
+    return any(covers(pattern, event_type) for pattern in patterns)
+
+
+def _out_of_tries(pending: list[PendingEvent]) -> ConflictError:
+    return ConflictError(
+        f"stream {pending[0].stream!r} was appended to by others {APPEND_TRIES_MAX} times in a row",
+        remedy="append again; if this is the rule, spread the events over more streams",
+    )

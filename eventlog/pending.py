@@ -1,0 +1,143 @@
+"""What is about to be appended, checked and encoded: pure, before any statement is sent.
+
+Everything that can be wrong with an event by itself is found here, so that a refused append has touched nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from eventlog.encoding import encode_data, encode_metadata
+from eventlog.errors import InvalidEventError, UsageError
+from eventlog.event_types import declared_for
+from eventlog.events import Event, JsonObject
+from eventlog.ids import new_id
+from eventlog.limits import STREAM_CHARACTERS_MAX
+from eventlog.patterns import check_type
+
+
+class PendingEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event, ready to be inserted. `number` counts the events of its stream within this append, from 1."""
+
+    id: UUID
+    id_given: bool
+    stream: str
+    number: int
+    type: str
+    type_version: int
+    data: Any
+    data_text: str
+    metadata: JsonObject
+    metadata_text: str
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What an append expects of its streams: `version` None is any, 0 is that the stream does not exist."""
+
+    version: int | None
+
+
+def prepare(events: Sequence[object], *, stream: str | None, metadata: Mapping[str, Any] | None) -> list[PendingEvent]:
+    """Check and encode events in the order given. Raises `InvalidEventError`; nothing has been sent then."""
+    numbers: dict[str, int] = {}
+    ids: set[UUID] = set()
+    return [_pending(_as_event(item), stream, metadata or {}, numbers, ids) for item in events]
+
+
+def check_expected(expected: int | str, pending: Sequence[PendingEvent]) -> Expected:
+    """Read the `expected` argument of an append. Raises `UsageError` when it cannot be meant for these events."""
+    if expected == "any":
+        return Expected(version=None)
+    if expected == "none":
+        return Expected(version=0)
+    if isinstance(expected, bool) or not isinstance(expected, int) or expected < 0:
+        raise UsageError(
+            f"expected={expected!r} is neither a version nor 'none' nor 'any'",
+            remedy="give the version the stream was read at, 'none' for a stream that must not exist, or 'any'",
+        )
+    streams = {event.stream for event in pending}
+    if len(streams) > 1:
+        raise UsageError(
+            f"expected={expected} is given for {len(streams)} streams",
+            remedy="append to one stream at a time where a version is expected; one transaction can hold several",
+        )
+    return Expected(version=expected)
+
+
+def _as_event(item: object) -> Event[Any]:
+    if isinstance(item, Event):
+        return item
+    if declared_for(type(item)) is None:
+        raise InvalidEventError(
+            f"{type(item).__qualname__} is not declared as an event",
+            remedy="declare the class with @event('order.placed'), or append Event(data, type=..., stream=...)",
+        )
+    return Event(item)
+
+
+def _pending(
+    event: Event[Any],
+    stream: str | None,
+    metadata: Mapping[str, Any],
+    numbers: dict[str, int],
+    ids: set[UUID],
+) -> PendingEvent:
+    declared = declared_for(type(event.data))
+    name = check_type(_text(event.type or (declared.name if declared else None), what="type"))
+    if declared is not None and name != declared.name:
+        raise InvalidEventError(
+            f"{type(event.data).__qualname__} is declared as {declared.name!r}, not {name!r}",
+            remedy="leave type out for a declared class",
+        )
+    template = declared.stream_of(event.data) if declared and not (event.stream or stream) else None
+    into = _check_stream(event.stream if event.stream is not None else (stream if stream is not None else template))
+    numbers[into] = numbers.get(into, 0) + 1
+    merged = {**metadata, **(event.metadata or {})}
+    return PendingEvent(
+        id=_check_id(event.id, ids) if event.id is not None else new_id(),
+        id_given=event.id is not None,
+        stream=into,
+        number=numbers[into],
+        type=name,
+        type_version=event.type_version or (declared.version if declared else 1),
+        data=event.data,
+        data_text=encode_data(event.data, event_type=name),
+        metadata=merged,
+        metadata_text=encode_metadata(merged, event_type=name),
+    )
+
+
+def _check_id(given: object, ids: set[UUID]) -> UUID:
+    if not isinstance(given, UUID):
+        raise InvalidEventError(f"{given!r} is not a UUID", remedy="give id=uuid.UUID(...), or leave it out")
+    if given in ids:
+        raise InvalidEventError(f"id {given} stands twice in one append", remedy="give each event an id of its own")
+    ids.add(given)
+    return given
+
+
+def _check_stream(stream: object) -> str:
+    name = _text(stream, what="stream")
+    if len(name) > STREAM_CHARACTERS_MAX:
+        raise InvalidEventError(
+            f"a stream name of {len(name):,} characters; at most {STREAM_CHARACTERS_MAX} are allowed",
+            remedy="name the entity (`order-42`), and put what else is known into the data",
+        )
+    if not name.isprintable():
+        raise InvalidEventError(
+            f"stream {name!r} holds control characters or half a surrogate pair",
+            remedy="use printable characters in the names of streams",
+        )
+    return name
+
+
+def _text(value: object, *, what: str) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise InvalidEventError(
+        f"the {what} of an event is {value!r}",
+        remedy=f"give a {what}: in the declaration, in Event(..., {what}=...)"
+        + (", or append(..., stream=...)" if what == "stream" else ""),
+    )

@@ -1,0 +1,294 @@
+"""The log on PostgreSQL, through psycopg 3: the only file that knows this driver.
+
+Appenders never wait for each other, and readers lose nothing all the same. Why that is right: a position is given out at
+INSERT and appears at COMMIT, so readers must know which positions are still on their way. The database leaves a mark
+(`schema/postgres/mark_append.sql`) before an append gets its first position, and the high-water mark
+(`schema/postgres/high_water_mark.sql`) stays below every mark that still stands. A page is then read in a statement of
+its own, after the mark: reading both in one statement, or under REPEATABLE READ, would use a snapshot older than the
+mark, and skip what was committed in between.
+
+The version of an event is `max(version) + 1` of its stream, and the unique (stream, version) decides between two
+appends: the second one waits for the outcome of the first inside its INSERT, then finds its version taken and tries
+again. That serialises per stream, takes no lock of ours, and costs a lone append one round trip.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import pq
+from sqlalchemy import Connection, Engine, create_engine, make_url
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.sql.expression import TableClause
+
+from eventlog.database import Holder, Inserted, PageQuery
+from eventlog.errors import (
+    DatabaseUnreachableError,
+    EventLogError,
+    PermissionDeniedError,
+    SchemaMissingError,
+    UnsafeTransactionError,
+    UsageError,
+)
+from eventlog.events import StoredEvent
+from eventlog.pending import Expected, PendingEvent
+from eventlog.schema.tables import tables
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+_COLUMNS = "position, id, stream, version, type, type_version, data::text, metadata::text, recorded_at"
+
+_INSERT_ONE = """
+insert into {events} (id, stream, version, type, type_version, data, metadata)
+select %(id)s::uuid, %(stream)s::text, now_at.version + 1, %(type)s::text, %(type_version)s::integer,
+       %(data)s::json, %(metadata)s::json
+from (select coalesce(max(version), 0) as version from {events} where stream = %(stream)s::text) as now_at
+where %(expected)s::bigint is null or now_at.version = %(expected)s::bigint
+on conflict do nothing
+returning position, version, recorded_at
+"""
+
+_INSERT_MANY = """
+with heads as materialized (
+    select asked.stream, coalesce((select max(version) from {events} as e where e.stream = asked.stream), 0) as version
+    from unnest(%(distinct_streams)s::text[]) as asked(stream)
+)
+insert into {events} (id, stream, version, type, type_version, data, metadata)
+select given.id, given.stream, heads.version + given.number, given.type, given.type_version, given.data, given.metadata
+from unnest(
+    %(ids)s::uuid[], %(streams)s::text[], %(numbers)s::bigint[], %(types)s::text[], %(type_versions)s::integer[],
+    %(datas)s::json[], %(metadatas)s::json[]
+) with ordinality as given(id, stream, number, type, type_version, data, metadata, place)
+join heads using (stream)
+where %(expected)s::bigint is null or not exists (select from heads where version <> %(expected)s::bigint)
+order by given.place
+on conflict do nothing
+returning position, version, recorded_at
+"""
+
+_HOLDERS = """
+select head + ((l.objid::bigint - head + 2147483648) & 4294967295) - 2147483648 as position,
+       l.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''), a.xact_start
+from {schema}.head() as head, pg_locks as l left join pg_stat_activity as a using (pid)
+where l.locktype = 'advisory' and l.objsubid = 2 and l.mode = 'ShareLock'
+  and l.database = (select oid from pg_database where datname = current_database())
+  and l.classid = '{events}'::regclass::oid
+order by 1, a.xact_start
+"""
+
+_CONNECTION_LOST = ("08", "57P")
+_PASSING_STATES = frozenset({"40001", "40P01", "25P03", "55P03"})
+"""Serialization failure, deadlock, idle in transaction, lock not available."""
+
+
+class PostgresDatabase:
+    """One log in one PostgreSQL database, in a schema of its own."""
+
+    def __init__(self, url_or_engine: str | Engine, *, schema: str) -> None:
+        self.engine = _engine(url_or_engine)
+        self.schema = schema
+        self.tables = tables(dialect="postgresql", schema=schema)
+        names = {"schema": schema, "events": f"{schema}.events"}
+        self._insert_one = _INSERT_ONE.format(**names)
+        self._insert_many = _INSERT_MANY.format(**names)
+        self._holders = _HOLDERS.format(**names)
+        self._select = f"select {_COLUMNS} from {schema}.events"
+        self._read_committed = self.engine.execution_options(isolation_level="READ COMMITTED")
+        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        with self._read_committed.connect() as connection, connection.begin():
+            yield connection
+
+    def reader(self) -> AbstractContextManager[Connection]:
+        return self._autocommit.connect()
+
+    def autocommit(self) -> AbstractContextManager[Connection] | None:
+        return self._autocommit.connect()
+
+    def join(self, connection: Connection) -> None:
+        if connection.dialect.driver != "psycopg":
+            raise UnsafeTransactionError(
+                f"the transaction runs on {connection.dialect.name}+{connection.dialect.driver}, the log on psycopg 3",
+                remedy="create the engine with postgresql+psycopg://",
+            )
+        if not connection.in_transaction():
+            connection.begin()
+        if _driver(connection).autocommit:
+            raise UnsafeTransactionError(
+                "the connection runs in AUTOCOMMIT: the events would not belong to the caller's transaction",
+                remedy="hand over a connection with a transaction, or leave tx out",
+            )
+
+    def insert(
+        self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
+    ) -> list[Inserted] | None:
+        if len(pending) == 1:
+            rows = self._rows(connection, self._insert_one, _one(pending[0], expected))
+        else:
+            rows = self._rows(connection, self._insert_many, _many(pending, expected))
+        if len(rows) != len(pending):
+            return None
+        return [Inserted(position, version, at.astimezone(UTC)) for position, version, at in sorted(rows)]
+
+    def find(self, connection: Connection, ids: Collection[UUID]) -> dict[UUID, StoredEvent]:
+        rows = self._rows(connection, f"{self._select} where id = any(%s::uuid[])", [list(ids)])
+        return {row[1]: _stored(row) for row in rows}
+
+    def event_at(self, connection: Connection, position: int) -> StoredEvent | None:
+        rows = self._rows(connection, f"{self._select} where position = %s", [position])
+        return _stored(rows[0]) if rows else None
+
+    def versions(self, connection: Connection, streams: Collection[str]) -> dict[str, int]:
+        question = (
+            f"select asked.stream, (select max(version) from {self.schema}.events as e where e.stream = asked.stream)"
+            " from unnest(%s::text[]) as asked(stream)"
+        )
+        return {stream: version for stream, version in self._rows(connection, question, [list(streams)]) if version}
+
+    def head(self, connection: Connection) -> int:
+        return int(self._rows(connection, f"select {self.schema}.head()")[0][0])
+
+    def high_water_mark(self, connection: Connection) -> int:
+        return int(self._rows(connection, f"select {self.schema}.high_water_mark()")[0][0])
+
+    def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
+        conditions = ["position > %(after)s", "position <= %(until)s"]
+        values: dict[str, Any] = {"after": query.after, "until": query.until, "limit": query.limit}
+        if query.types:
+            conditions.append("type = any(%(types)s::text[])")
+            values["types"] = list(query.types)
+        if query.stream is not None:
+            conditions.append("stream = %(stream)s")
+            values["stream"] = query.stream
+        sql = f"{self._select} where {' and '.join(conditions)} order by position limit %(limit)s"
+        return [_stored(row) for row in self._rows(connection, sql, values)]
+
+    def next_epoch(self, connection: Connection) -> int:
+        return int(self._rows(connection, f"select nextval('{self.schema}.epochs')")[0][0])
+
+    def held_back_by(self, connection: Connection) -> list[Holder]:
+        return [
+            Holder(position=position, pid=pid, application=application, user=user, since=since)
+            for position, pid, application, user, since in self._rows(connection, self._holders)
+        ]
+
+    def guard_owner(self, connection: Connection, *, seconds: float) -> None:
+        limit = f"{max(1, round(seconds * 1000))}ms"
+        self._rows(connection, "select set_config('idle_in_transaction_session_timeout', %s, true)", [limit])
+
+    def lock_tables(self, connection: Connection, names: Sequence[TableClause], *, seconds: float) -> None:
+        quoted = ", ".join(connection.dialect.identifier_preparer.format_table(name) for name in names)
+        self._rows(connection, "select set_config('lock_timeout', %s, true)", [f"{round(seconds * 1000)}ms"])
+        connection.exec_driver_sql(f"lock table {quoted} in access exclusive mode")
+        self._rows(connection, "select set_config('lock_timeout', '0', true)")
+
+    def passing(self, error: BaseException) -> bool:
+        if isinstance(error, PendingRollbackError):
+            return True
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if not isinstance(cause, psycopg.Error):
+            return False
+        state = cause.sqlstate
+        if state is None:
+            return isinstance(cause, psycopg.OperationalError)
+        return state in _PASSING_STATES or state.startswith(_CONNECTION_LOST)
+
+    def translate(self, error: BaseException) -> EventLogError | None:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if not isinstance(cause, psycopg.Error):
+            return None
+        place = self.engine.url.render_as_string(hide_password=True)
+        said = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        if cause.sqlstate in {"42P01", "3F000", "42883"} and self.schema in said:
+            return SchemaMissingError(
+                f"the log {self.schema!r} is not in {place}: {said}", remedy="run `eventlog init` with this database"
+            )
+        if cause.sqlstate == "42501":
+            return PermissionDeniedError(f"{place}: {said}", remedy="grant the role what it needs, see docs/design.md")
+        if isinstance(cause, psycopg.OperationalError) and (cause.sqlstate is None or self.passing(error)):
+            return DatabaseUnreachableError(
+                f"{place} does not answer: {said}", remedy="is the server up, and are host, port and database right?"
+            )
+        return None
+
+    def transaction_is_usable(self, connection: Connection) -> bool:
+        return bool(_driver(connection).info.transaction_status == pq.TransactionStatus.INTRANS)
+
+    def _rows(self, connection: Connection, sql: str, values: Any = None) -> list[Any]:
+        """Run one statement on the driver's cursor, in whatever transaction the connection is in."""
+        borrowed = connection.connection
+        try:
+            cursor = borrowed.cursor()
+            try:
+                cursor.execute(sql, values)
+                return cursor.fetchall()  # type: ignore[return-value]  # rows are sequences, and read as such
+            finally:
+                cursor.close()
+        except psycopg.Error as error:
+            lost = bool(getattr(borrowed.driver_connection, "closed", False))
+            if lost:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                sql, None, error, psycopg.Error, connection_invalidated=lost, dialect=connection.dialect
+            ) from error
+
+
+def _engine(url_or_engine: str | Engine) -> Engine:
+    if isinstance(url_or_engine, Engine):
+        if url_or_engine.dialect.driver != "psycopg":
+            raise UsageError(
+                f"the engine uses {url_or_engine.dialect.driver}, which this log does not speak",
+                remedy="create it with postgresql+psycopg:// (psycopg 3)",
+            )
+        return url_or_engine
+    url = make_url(url_or_engine)
+    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
+        raise UsageError(f"{url.drivername} is not spoken here", remedy="use postgresql:// (psycopg 3)")
+    defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "eventlog"}
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        connect_args={name: value for name, value in defaults.items() if name not in url.query},
+    )
+
+
+def _driver(connection: Connection) -> psycopg.Connection[Any]:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver
+
+
+def _stored(row: Sequence[Any]) -> StoredEvent:
+    return StoredEvent(*row[:8], row[8].astimezone(UTC))
+
+
+def _one(event: PendingEvent, expected: Expected) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "stream": event.stream,
+        "type": event.type,
+        "type_version": event.type_version,
+        "data": event.data_text,
+        "metadata": event.metadata_text,
+        "expected": expected.version,
+    }
+
+
+def _many(pending: Sequence[PendingEvent], expected: Expected) -> dict[str, Any]:
+    return {
+        "ids": [event.id for event in pending],
+        "streams": [event.stream for event in pending],
+        "distinct_streams": list(dict.fromkeys(event.stream for event in pending)),
+        "numbers": [event.number for event in pending],
+        "types": [event.type for event in pending],
+        "type_versions": [event.type_version for event in pending],
+        "datas": [event.data_text for event in pending],
+        "metadatas": [event.metadata_text for event in pending],
+        "expected": expected.version,
+    }

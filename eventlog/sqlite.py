@@ -1,0 +1,283 @@
+"""The log in one SQLite file, through the standard library's driver: the only file that knows it.
+
+SQLite has one writer at a time, so the order of positions is the order of commits, and the high-water mark is simply the
+last position. What must be right is that a transaction takes the write lock when it begins: one that reads first and
+writes later can be told "database is locked" at once, and in the driver's legacy mode reads and savepoints stand outside
+the transaction altogether. Engines made here begin every transaction with BEGIN IMMEDIATE; connections of an engine that
+somebody else made are looked at, and refused when they would not be atomic.
+"""
+
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.expression import TableClause
+
+from eventlog.database import Holder, Inserted, PageQuery
+from eventlog.errors import (
+    DatabaseUnreachableError,
+    EventLogError,
+    SchemaMissingError,
+    UnsafeTransactionError,
+    UsageError,
+)
+from eventlog.events import StoredEvent
+from eventlog.pending import Expected, PendingEvent
+from eventlog.schema.tables import tables
+
+BUSY_TIMEOUT_SECONDS = 10
+READ_ONLY = "eventlog_read_only"
+"""Execution option of a connection whose transactions shall not take the write lock."""
+
+_COLUMNS = "position, id, stream, version, type, type_version, data, metadata, recorded_at"
+_PREPARED = "eventlog_begins_immediate"
+
+
+class SqliteDatabase:
+    """One log in one SQLite file."""
+
+    def __init__(self, url_or_engine: str | Engine, *, schema: str) -> None:
+        self.engine = _engine(url_or_engine)
+        self.schema = schema
+        self.tables = tables(dialect="sqlite", schema=schema)
+        self._events = self.tables.sql_name("events")
+        self._epochs = self.tables.sql_name("epochs")
+        self._select = f"select {_COLUMNS} from {self._events}"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection, connection.begin():
+            if not _driver(connection).in_transaction:
+                connection.exec_driver_sql("begin immediate")
+            elif not getattr(self.engine, _PREPARED, False):
+                # Somebody else's engine may begin deferred; a write that changes nothing takes the lock now.
+                connection.exec_driver_sql(f"update {self._epochs} set value = value where false")
+            yield connection
+
+    @contextmanager
+    def reader(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            yield connection.execution_options(**{READ_ONLY: True})
+
+    def autocommit(self) -> AbstractContextManager[Connection] | None:
+        return None
+
+    def join(self, connection: Connection) -> None:
+        if connection.dialect.driver != "pysqlite":
+            raise UnsafeTransactionError(
+                f"the transaction runs on {connection.dialect.name}+{connection.dialect.driver}, the log on sqlite3",
+                remedy="create the engine with sqlite:///file.db",
+            )
+        driver = _driver(connection)
+        remedy = "use the log's own engine (app.engine), or call eventlog.sqlite.prepare(engine) after create_engine"
+        if driver.isolation_level is not None and getattr(driver, "autocommit", -1) == -1:
+            raise UnsafeTransactionError(
+                "the connection is in the driver's legacy transaction mode, in which reads and savepoints stand outside"
+                " the transaction: the events would not be atomic with the caller's own data",
+                remedy=remedy,
+            )
+        if not connection.in_transaction():
+            connection.begin()
+        if not driver.in_transaction:
+            raise UnsafeTransactionError(
+                "the connection commits each statement at once: the events would not belong to the caller's transaction",
+                remedy=remedy,
+            )
+
+    def insert(
+        self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
+    ) -> list[Inserted] | None:
+        streams = list(dict.fromkeys(pending_event.stream for pending_event in pending))
+        versions = self.versions(connection, streams)
+        if expected.version is not None and any(versions.get(stream, 0) != expected.version for stream in streams):
+            return None
+        now = self._rows(connection, "select strftime('%Y-%m-%dT%H:%M:%fZ', 'now')")[0][0]
+        rows = [_row(item, versions.get(item.stream, 0) + item.number, now) for item in pending]
+        try:
+            self._insert_rows(connection, rows)
+        except DBAPIError as error:
+            if isinstance(error.orig, sqlite3.IntegrityError) and "UNIQUE" in str(error.orig):
+                return None
+            raise
+        last = self._rows(connection, f"select max(position) from {self._events}")[0][0]
+        recorded_at = datetime.fromisoformat(now)
+        first = last - len(rows) + 1
+        return [Inserted(first + place, row[2], recorded_at) for place, row in enumerate(rows)]
+
+    def find(self, connection: Connection, ids: Collection[UUID]) -> dict[UUID, StoredEvent]:
+        asked = msgspec.json.encode([str(one) for one in ids]).decode()
+        rows = self._rows(connection, f"{self._select} where id in (select value from json_each(?))", [asked])
+        return {found.id: found for found in map(_stored, rows)}
+
+    def event_at(self, connection: Connection, position: int) -> StoredEvent | None:
+        rows = self._rows(connection, f"{self._select} where position = ?", [position])
+        return _stored(rows[0]) if rows else None
+
+    def versions(self, connection: Connection, streams: Collection[str]) -> dict[str, int]:
+        asked = msgspec.json.encode(list(streams)).decode()
+        question = (
+            f"select asked.value, (select max(version) from {self._events} where stream = asked.value)"
+            " from json_each(?) as asked"
+        )
+        return {stream: version for stream, version in self._rows(connection, question, [asked]) if version}
+
+    def head(self, connection: Connection) -> int:
+        return int(self._rows(connection, f"select coalesce(max(position), 0) from {self._events}")[0][0])
+
+    def high_water_mark(self, connection: Connection) -> int:
+        return self.head(connection)
+
+    def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
+        conditions = ["position > ?", "position <= ?"]
+        values: list[Any] = [query.after, query.until]
+        if query.types:
+            conditions.append("type in (select value from json_each(?))")
+            values.append(msgspec.json.encode(query.types).decode())
+        if query.stream is not None:
+            conditions.append("stream = ?")
+            values.append(query.stream)
+        sql = f"{self._select} where {' and '.join(conditions)} order by position limit ?"
+        return [_stored(row) for row in self._rows(connection, sql, [*values, query.limit])]
+
+    def next_epoch(self, connection: Connection) -> int:
+        return int(self._rows(connection, f"update {self._epochs} set value = value + 1 returning value")[0][0])
+
+    def held_back_by(self, connection: Connection) -> list[Holder]:
+        return []
+
+    def guard_owner(self, connection: Connection, *, seconds: float) -> None:
+        """Nothing to do: a frozen writer holds the whole file, and no lock of it can be taken away."""
+
+    def lock_tables(self, connection: Connection, names: Sequence[TableClause], *, seconds: float) -> None:
+        """Nothing to do: the transaction holds the write lock of the file."""
+
+    def passing(self, error: BaseException) -> bool:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
+
+    def translate(self, error: BaseException) -> EventLogError | None:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if not isinstance(cause, sqlite3.Error):
+            return None
+        place = self.engine.url.database
+        said = str(cause)
+        if "no such table" in said and any(table.name in said for table in self.tables.metadata.sorted_tables):
+            return SchemaMissingError(
+                f"the log {self.schema!r} is not in {place}: {said}", remedy="run `eventlog init` with this database"
+            )
+        if isinstance(cause, sqlite3.OperationalError | sqlite3.DatabaseError) and any(
+            hint in said for hint in ("unable to open", "not a database", "malformed", "readonly", "disk I/O", "locked")
+        ):
+            return DatabaseUnreachableError(
+                f"{place} cannot be used: {said}",
+                remedy="is the path right, writable, and not locked by another program?",
+            )
+        return None
+
+    def transaction_is_usable(self, connection: Connection) -> bool:
+        return _driver(connection).in_transaction
+
+    def _insert_rows(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+        sql = (
+            f"insert into {self._events} (id, stream, version, type, type_version, data, metadata, recorded_at)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?)"
+        )
+        with _driver_errors(connection, sql):
+            connection.connection.cursor().executemany(sql, rows)
+
+    def _rows(self, connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Run one statement on the driver's cursor, in whatever transaction the connection is in."""
+        with _driver_errors(connection, sql):
+            cursor = connection.connection.cursor()
+            cursor.execute(sql, values)
+            return list(cursor.fetchall())
+
+
+def prepare(engine: Engine) -> Engine:
+    """Make every transaction of a SQLite engine begin with BEGIN IMMEDIATE, and its file fit for several processes.
+
+    Call it once, before the engine's first connection. A transaction that only reads can leave the write lock alone with
+    `connection.execution_options(eventlog_read_only=True)`.
+    """
+    if getattr(engine, _PREPARED, False):
+        return engine
+
+    @event.listens_for(engine, "connect")
+    def on_connect(driver: sqlite3.Connection, _record: object) -> None:
+        driver.isolation_level = None
+        driver.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
+        driver.execute("pragma journal_mode = wal")
+        driver.execute("pragma synchronous = normal")
+        driver.execute("pragma foreign_keys = on")
+        driver.execute("pragma recursive_triggers = on")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        if not connection.get_execution_options().get(READ_ONLY):
+            connection.exec_driver_sql("begin immediate")
+
+    setattr(engine, _PREPARED, True)
+    return engine
+
+
+def _engine(url_or_engine: str | Engine) -> Engine:
+    if isinstance(url_or_engine, Engine):
+        if url_or_engine.dialect.driver != "pysqlite":
+            raise UsageError(
+                f"the engine uses {url_or_engine.dialect.driver}, which this log does not speak",
+                remedy="create it with sqlite:///file.db",
+            )
+        _refuse_memory(url_or_engine.url)
+        return url_or_engine
+    url = make_url(url_or_engine)
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise UsageError(f"{url.drivername} is not spoken here", remedy="use sqlite:///file.db")
+    _refuse_memory(url)
+    return prepare(create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}))
+
+
+def _refuse_memory(url: URL) -> None:
+    database = url.database or ""
+    if database in ("", ":memory:") or "mode=memory" in database or url.query.get("mode") == "memory":
+        raise UsageError(
+            "an in-memory SQLite database exists once per connection: a worker would not see what was appended",
+            remedy="name a file, sqlite:///events.db, in a temporary folder if it shall not stay",
+        )
+
+
+@contextmanager
+def _driver_errors(connection: Connection, sql: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(sql, None, error, sqlite3.Error, dialect=connection.dialect) from error
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
+def _stored(row: Sequence[Any]) -> StoredEvent:
+    return StoredEvent(row[0], UUID(row[1]), *row[2:8], datetime.fromisoformat(row[8]))
+
+
+def _row(item: PendingEvent, version: int, now: str) -> tuple[Any, ...]:
+    return (
+        str(item.id),
+        item.stream,
+        version,
+        item.type,
+        item.type_version,
+        item.data_text,
+        item.metadata_text,
+        now,
+    )

@@ -1,0 +1,1 @@
+"""Read models: tables that are made from the log, and can be made anew from it."""

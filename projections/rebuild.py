@@ -1,0 +1,51 @@
+"""Making a projection's tables anew, in place: emptied, and filled again from the log by the worker.
+
+One transaction: the tables are locked first (a worker locks them before its checkpoint, and so must we), then emptied;
+the checkpoint goes to where the projection began, and what comes again counts as never handed out.
+"""
+
+import msgspec
+from sqlalchemy import TableClause, delete
+from sqlalchemy import table as named_table
+
+from eventlog.database import Database
+from eventlog.errors import RefusedError
+from eventlog.subscribers.control import Move, carry_out, plan_rewind
+from eventlog.subscribers.registration import RowLock, SubscriberRow, read_subscriber
+
+LOCK_SECONDS = 10.0
+"""How long to wait for readers and the worker to leave the tables; they wait behind us meanwhile."""
+
+
+def owns_tables(row: SubscriberRow) -> bool:
+    """Tell whether a rewind to the start can empty the subscriber's tables, and so is a rebuild."""
+    return bool(row.declaration.tables)
+
+
+def rebuild_in_place(database: Database, name: str, *, reason: str | None = None, dry_run: bool = False) -> Move:
+    """Empty a projection's tables and set its checkpoint to where it began. Readers find them empty until the worker is
+    through. Raises `UnknownSubscriberError`, and `RefusedError` when it owns no tables or is at its start already.
+    """
+    with database.transaction() as connection:
+        row = read_subscriber(connection, database, name)
+        if not owns_tables(row):
+            raise RefusedError(
+                f"subscriber {name!r} owns no tables that could be emptied",
+                remedy="declare them: app.projection(name, tables=[...]), or rewind it",
+            )
+        tables = [_table(fullname) for fullname in row.declaration.tables]
+        if not dry_run:
+            database.lock_tables(connection, tables, seconds=LOCK_SECONDS)
+        row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
+        plan = plan_rewind(connection, database, row, row.start_position)
+        move = msgspec.structs.replace(plan, emptied=row.declaration.tables)
+        if dry_run:
+            return move
+        for table in tables:
+            connection.execute(delete(table))
+        return carry_out(connection, database, move, reason=reason, forget_handled=True)
+
+
+def _table(fullname: str) -> TableClause:
+    schema, _, name = fullname.rpartition(".")
+    return named_table(name, schema=schema or None)

@@ -1,0 +1,40 @@
+-- Leaves the in-flight mark of a transaction that is about to append, before it allocates its first position.
+--
+-- The mark is a SHARED transaction-level advisory lock, two-key form: (oid of this events table, position before the
+-- first one this transaction can get, cut to 32 bits). Shared, so that appenders never wait for each other; transaction
+-- level, so that it goes exactly when the outcome is decided. The oid keeps two logs, and other people's locks, apart.
+--
+-- Once per transaction: its id is remembered in a transaction-local setting, which ROLLBACK TO SAVEPOINT takes back
+-- together with the lock. The id and not a flag, so that a leftover of the session can never pass for a mark.
+--
+-- A statement trigger runs before defaults are evaluated and before COPY reads a row, so plain INSERT and COPY from any
+-- language are marked too. SECURITY DEFINER: a role that may only insert must be able to read the sequence here.
+create function {schema}.mark_append() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    this_transaction constant text := pg_current_xact_id()::text;
+    low bigint;
+begin
+    if current_setting('eventlog.marked_{schema}', true) is distinct from this_transaction then
+        select case when is_called then last_value else last_value - 1 end
+        into low
+        from {schema}.events_position_seq;
+
+        perform pg_advisory_xact_lock_shared(
+            (((tg_relid::bigint + 2147483648) & 4294967295) - 2147483648)::integer,
+            (((low + 2147483648) & 4294967295) - 2147483648)::integer
+        );
+        perform set_config('eventlog.marked_{schema}', this_transaction, true);
+        perform set_config('eventlog.low_{schema}', low::text, true);
+    end if;
+    return null;
+end
+$$;
+
+create trigger mark_append
+before insert on {schema}.events
+for each statement execute function {schema}.mark_append();
+
+alter table {schema}.events enable always trigger mark_append;

@@ -1,0 +1,191 @@
+"""The application: one log, and the subscribers a service declares on it."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, Table
+
+from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
+from eventlog.log import EventLog
+from eventlog.schema.tables import DEFAULT_SCHEMA
+from eventlog.subscribers.declaration import Delivery, Kind, OnFailure, Subscriber
+from eventlog.subscribers.feed import Feed
+from eventlog.subscribers.partition import Partition
+from eventlog.subscribers.registration import Registration, register
+from eventlog.subscribers.retry import Retry
+from eventlog.subscribers.runtime import LEASE_SECONDS, Runtime
+from eventlog.subscribers.worker import Drained, Worker, drain
+
+logger = logging.getLogger("eventlog.worker")
+
+
+class App:
+    """One log, and the subscribers declared on it.
+
+    `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine. `schema` names the log within the database.
+    `lease_seconds` is how long a partition of a worker that died stays his. `listen_url` is kept for wake-up by
+    notification; workers poll for now. Declaring connects to nothing.
+    """
+
+    def __init__(
+        self,
+        url_or_engine: str | Engine,
+        *,
+        schema: str = DEFAULT_SCHEMA,
+        listen_url: str | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        self.log = EventLog(url_or_engine, schema=schema)
+        self.listen_url = listen_url
+        self.lease_seconds = lease_seconds
+        self._subscribers: dict[str, Subscriber] = {}
+
+    @property
+    def engine(self) -> Engine:
+        return self.log.engine
+
+    @property
+    def subscribers(self) -> dict[str, Subscriber]:
+        """The declared subscribers by name."""
+        return dict(self._subscribers)
+
+    def subscriber(
+        self,
+        name: str,
+        *,
+        start: str | int = "beginning",
+        delivery: str = Delivery.AT_LEAST_ONCE,
+        on_failure: str = OnFailure.PARK,
+        retry: Retry | None = None,
+        partitions: int = 1,
+        key: Callable[..., str] | str | None = None,
+    ) -> Subscriber:
+        """Declare an effect: a subscriber whose handlers touch the outside world.
+
+        `start` is where it begins when it is first registered: `"beginning"`, `"now"`, or a position to begin after.
+        Raises `DeclarationError`, also for a name that is declared already.
+        """
+        return self.add(
+            Subscriber(
+                name,
+                kind=Kind.EFFECT,
+                start=start,
+                delivery=delivery,
+                on_failure=on_failure,
+                retry=retry or Retry(),
+                partitions=partitions,
+                key=key,
+                tables=(),
+                idempotent=False,
+            )
+        )
+
+    def projection(
+        self,
+        name: str,
+        *,
+        tables: Sequence[Table] = (),
+        start: str | int = "beginning",
+        on_failure: str = OnFailure.HALT,
+        retry: Retry | None = None,
+        idempotent: bool = False,
+    ) -> Subscriber:
+        """Declare a projection: a subscriber that writes a read model in this database, each event exactly once.
+
+        Its handlers write through `ctx.connection`. `tables` are those it owns: made when it is registered, and emptied
+        when it is rewound to its start. `idempotent` says that its handlers may see an event again and the tables still
+        come out right, so that it may be rewound to any position.
+        """
+        return self.add(
+            Subscriber(
+                name,
+                kind=Kind.PROJECTION,
+                start=start,
+                delivery=Delivery.TRANSACTIONAL,
+                on_failure=on_failure,
+                retry=retry or Retry(),
+                partitions=1,
+                key=None,
+                tables=tables,
+                idempotent=idempotent,
+            )
+        )
+
+    def add(self, subscriber: Subscriber) -> Subscriber:
+        """Take up a subscriber. Raises `DeclarationError` when its name, or a table of it, is taken."""
+        if subscriber.name in self._subscribers:
+            raise DeclarationError(
+                f"subscriber {subscriber.name!r} is declared twice", remedy="give each subscriber a name of its own"
+            )
+        for other in self._subscribers.values():
+            for table in {one.fullname for one in other.tables} & {one.fullname for one in subscriber.tables}:
+                raise DeclarationError(
+                    f"projections {other.name!r} and {subscriber.name!r} both own table {table!r}",
+                    remedy="give each projection tables of its own",
+                )
+        self._subscribers[subscriber.name] = subscriber
+        return subscriber
+
+    def register(self, *only: str) -> dict[str, Registration]:
+        """Register the declared subscribers in the database, and make the tables of projections.
+
+        Where they begin is fixed by this. `drain`, `worker` and `eventlog run` do it for what is not registered yet.
+        Raises `RefusedError` where an older release of the code runs than the one registered.
+        """
+        with self.log.database.reader() as connection:
+            self.log.check(connection)
+        return {one.name: register(self.log.database, one) for one in self.chosen(only)}
+
+    def drain(self, only: Sequence[str] = (), *, waiting: Callable[[str], None] | None = None) -> Drained:
+        """Deliver up to the high-water mark at the call, in this thread, with the retries that are due.
+
+        Returns what was handled and what failed, by subscriber. Retries that are not due yet are not waited for. Where
+        another worker holds a subscriber it is waited for; `waiting` is then told its name.
+        """
+        self.register(*only)
+        runtime = self.runtime()
+        return drain(runtime, self.partitions(runtime, only), waiting=waiting)
+
+    @contextmanager
+    def worker(self, only: Sequence[str] = ()) -> Iterator[Worker]:
+        """Run a worker in threads of this process while the block runs; stops after the events at hand."""
+        worker = self.make_worker(only)
+        worker.start()
+        try:
+            yield worker
+        finally:
+            worker.stop()
+
+    def make_worker(self, only: Sequence[str] = (), *, runtime: Runtime | None = None) -> Worker:
+        """Register what is not registered, and make a worker that is not running yet."""
+        for name in self._chosen_names(only):
+            self._register_or_say(name)
+        around = runtime or self.runtime()
+        return Worker(around, self.partitions(around, only))
+
+    def runtime(self) -> Runtime:
+        """Make the surroundings of a new worker."""
+        return Runtime(log=self.log, feed=Feed(self.log), lease_seconds=self.lease_seconds)
+
+    def partitions(self, runtime: Runtime, only: Sequence[str] = ()) -> list[Partition]:
+        """Make the partitions a worker runs."""
+        return [Partition(runtime, one, number) for one in self.chosen(only) for number in range(one.partitions)]
+
+    def chosen(self, only: Sequence[str]) -> list[Subscriber]:
+        """Return the declared subscribers of these names, all of them for none. Raises `UnknownSubscriberError`."""
+        return [self._subscribers[name] for name in self._chosen_names(only)]
+
+    def _chosen_names(self, only: Sequence[str]) -> list[str]:
+        for name in only:
+            if name not in self._subscribers:
+                declared = ", ".join(sorted(self._subscribers)) or "none"
+                raise UnknownSubscriberError(f"no subscriber {name!r} is declared", remedy=f"declared are: {declared}")
+        return list(only or self._subscribers)
+
+    def _register_or_say(self, name: str) -> None:
+        """A worker whose code is older runs what it may; each partition says why it gets no lease."""
+        try:
+            self.register(name)
+        except RefusedError as error:
+            logger.error("%s", error)

@@ -1,0 +1,126 @@
+"""Reads the log for all subscribers of one worker, and decodes each event once.
+
+Subscribers at the same place share a page. A poll asks for the head alone, which is one cheap read; the high-water mark
+is asked for only when the head has moved past it. Nothing here outlives an error of the database: after a failover
+positions that were not yet safe may be given out again, so `forget` is called then.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from eventlog.database import PageQuery
+from eventlog.errors import UndecodableEventError
+from eventlog.event_types import decode
+from eventlog.events import Recorded, StoredEvent
+from eventlog.log import EventLog
+
+PAGE_EVENTS = 500
+PAGES_KEPT = 8
+
+
+class FeedItem:
+    """One event of a page; decoded when the first subscriber wants it, and kept for the others."""
+
+    __slots__ = ("_error", "_recorded", "stored")
+
+    def __init__(self, stored: StoredEvent) -> None:
+        self.stored = stored
+        self._recorded: Recorded[Any] | None = None
+        self._error: UndecodableEventError | None = None
+
+    @property
+    def position(self) -> int:
+        return self.stored.position
+
+    @property
+    def type(self) -> str:
+        return self.stored.type
+
+    def recorded(self) -> Recorded[Any]:
+        """Return the decoded event. Raises `UndecodableEventError`, each time anew."""
+        if self._error is not None:
+            raise UndecodableEventError(str(self._error), remedy=self._error.remedy) from self._error.__cause__
+        if self._recorded is None:
+            try:
+                self._recorded = decode(self.stored)
+            except UndecodableEventError as error:
+                self._error = error
+                raise
+        return self._recorded
+
+
+class Page:
+    """A stretch of the log: every event with after < position <= scanned_through."""
+
+    __slots__ = ("after", "items", "scanned_through")
+
+    def __init__(self, *, after: int, items: list[FeedItem], scanned_through: int) -> None:
+        self.after = after
+        self.items = items
+        self.scanned_through = scanned_through
+
+    def following(self, position: int) -> "Page":
+        """Return the part of the page that follows a position within it."""
+        rest = [item for item in self.items if item.position > position]
+        return Page(after=position, items=rest, scanned_through=self.scanned_through)
+
+
+class Feed:
+    """The log as the subscribers of one worker read it. Safe to share between its threads."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._lock = threading.Lock()
+        self._mark = 0
+        self._pages: OrderedDict[int, Page] = OrderedDict()
+
+    @property
+    def mark(self) -> int:
+        """The high-water mark as last read."""
+        return self._mark
+
+    def refresh(self) -> int:
+        """Look whether there is more to read, and return the high-water mark. One query while nothing moves."""
+        database = self._log.database
+        with database.reader() as connection:
+            if database.head(connection) != self._mark:
+                self._mark = database.high_water_mark(connection)
+        return self._mark
+
+    def page(self, *, after: int, until: int | None = None) -> Page:
+        """Return events that follow a position, at most a page of them, none past the mark last read nor `until`."""
+        with self._lock:
+            end = self._mark if until is None else min(until, self._mark)
+            page = self._kept(after)
+            if page is None:
+                page = self._read(after)
+        if page.scanned_through <= end:
+            return page
+        within = [item for item in page.items if item.position <= end]
+        return Page(after=page.after, items=within, scanned_through=max(after, end))
+
+    def forget(self) -> None:
+        """Drop what was read: the connection it came from is gone."""
+        with self._lock:
+            self._pages.clear()
+            self._mark = 0
+
+    def _kept(self, after: int) -> Page | None:
+        for page in self._pages.values():
+            if page.after <= after < page.scanned_through:
+                return page if page.after == after else page.following(after)
+        return None
+
+    def _read(self, after: int) -> Page:
+        mark = self._mark
+        query = PageQuery(after=after, until=mark, limit=PAGE_EVENTS)
+        with self._log.database.reader() as connection:
+            rows = self._log.database.page(connection, query) if after < mark else []
+        through = rows[-1].position if len(rows) == PAGE_EVENTS else max(after, mark)
+        page = Page(after=after, items=[FeedItem(row) for row in rows], scanned_through=through)
+        if rows:
+            self._pages[after] = page
+            if len(self._pages) > PAGES_KEPT:
+                self._pages.popitem(last=False)
+        return page

@@ -1,0 +1,184 @@
+"""Who may run a partition, until when, and the fence that every one of a worker's transactions has to pass.
+
+A lease is a row with an expiry on the database's clock, renewed by heartbeat. Taking it draws a new epoch. The epoch,
+the owner and the position read from stand in the WHERE of the fence, so a worker that was overtaken, or whose checkpoint
+an operator moved, changes no row and rolls back. The position is part of it because a COMMIT whose answer was lost
+would else be applied twice.
+
+    free ----take----> held ----release----> free
+                        |  ^
+                  expiry|  |heartbeat, every third of the lease
+                        v  |
+                      expired ----take by another: new epoch, what was in hand is in doubt----> held
+"""
+
+import threading
+
+import msgspec
+from sqlalchemy import Connection, literal, or_, select, update
+
+from eventlog.clock import Clock
+from eventlog.database import Database
+from eventlog.errors import LeaseLostError
+from eventlog.schema.timestamps import database_now, seconds_from_now
+from eventlog.subscribers.declaration import Subscriber
+from eventlog.subscribers.registration import RowLock, check_contract, read_subscriber
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a partition stands: done through `position`, announced through `in_hand`, ever handed out through the third."""
+
+    position: int
+    in_hand: int
+    handled_through: int
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """What taking a lease found: where the partition stands, and whether the owner before let go of it himself."""
+
+    epoch: int
+    progress: Progress
+    released: bool
+
+
+class Lease:
+    """The right to move one partition's checkpoint, as its owner knows it. Shared with the heartbeat's thread."""
+
+    def __init__(
+        self, *, database: Database, subscriber: str, partition: int, owner: str, seconds: float, clock: Clock
+    ) -> None:
+        self.database = database
+        self.subscriber = subscriber
+        self.partition = partition
+        self.owner = owner
+        self.seconds = seconds
+        self.epoch = 0
+        self.progress = Progress(position=0, in_hand=0, handled_through=0)
+        self._clock = clock
+        self._valid_until = 0.0
+        self._lock = threading.Lock()
+        self._held = False
+
+    @property
+    def held(self) -> bool:
+        """Whether we believe to hold it; the fence decides."""
+        return self._held
+
+    def take(self, subscriber: Subscriber) -> Taken | None:
+        """Take the lease if it is free or has expired (T1); None while it belongs to somebody else, or is paused.
+
+        Raises `UnknownSubscriberError`, and `RefusedError` when the code's contract is not the registered one.
+        """
+        began = self._clock.monotonic()
+        with self.database.transaction() as connection:
+            row = read_subscriber(connection, self.database, self.subscriber, lock=RowLock.SHARED)
+            check_contract(row, subscriber)
+            taken = self._take(connection) if row.state == "running" else None
+        if taken is not None:
+            with self._lock:
+                self.epoch, self.progress = taken.epoch, taken.progress
+                self._held, self._valid_until = True, began + self.seconds
+        return taken
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` when the lease may have run out: asked before each call of a handler."""
+        if not self._held or self._clock.monotonic() >= self._valid_until:
+            raise self._lost("its time ran out before it was renewed")
+
+    def fence(self, connection: Connection, progress: Progress) -> None:
+        """Move the checkpoint within a transaction, and hold its row; raise `LeaseLostError` when no longer the owner.
+
+        It comes after the handlers' writes and before every ledger row, in each of a worker's transactions. Call
+        `passed` with the same progress once the transaction has committed.
+        """
+        table = self.database.tables.checkpoints
+        moved = connection.execute(
+            update(table)
+            .where(
+                table.c.subscriber == self.subscriber,
+                table.c.partition == self.partition,
+                table.c.epoch == self.epoch,
+                table.c.owner == self.owner,
+                table.c.position == self.progress.position,
+            )
+            .values(
+                position=progress.position,
+                in_hand=progress.in_hand,
+                handled_through=progress.handled_through,
+                expires_at=seconds_from_now(literal(self.seconds)),
+            )
+        )
+        if moved.rowcount != 1:
+            raise self._lost("another worker or an operator has moved its checkpoint")
+
+    def passed(self, progress: Progress, *, since: float) -> None:
+        """Note that a transaction with this fence has committed; it began at `since` on the monotonic clock."""
+        with self._lock:
+            self.progress = progress
+            self._valid_until = max(self._valid_until, since + self.seconds)
+
+    def renew(self, connection: Connection) -> None:
+        """Push the expiry out (T5); a lease that is no longer ours is forgotten."""
+        began = self._clock.monotonic()
+        table = self.database.tables.checkpoints
+        renewed = connection.execute(
+            update(table)
+            .where(
+                table.c.subscriber == self.subscriber,
+                table.c.partition == self.partition,
+                table.c.epoch == self.epoch,
+                table.c.owner == self.owner,
+            )
+            .values(expires_at=seconds_from_now(literal(self.seconds)))
+        )
+        with self._lock:
+            if renewed.rowcount != 1:
+                self._held = False
+            else:
+                self._valid_until = max(self._valid_until, began + self.seconds)
+
+    def release(self) -> None:
+        """Let others have it at once (T6): nothing is in hand any more. Does nothing when it is no longer ours."""
+        if not self._held:
+            return
+        self.forget()
+        table = self.database.tables.checkpoints
+        with self.database.transaction() as connection:
+            connection.execute(
+                update(table)
+                .where(
+                    table.c.subscriber == self.subscriber,
+                    table.c.partition == self.partition,
+                    table.c.epoch == self.epoch,
+                    table.c.owner == self.owner,
+                )
+                .values(owner=None, expires_at=None, in_hand=table.c.position)
+            )
+
+    def forget(self) -> None:
+        """Stop relying on it: it has to be taken again before anything else is done."""
+        with self._lock:
+            self._held = False
+
+    def _take(self, connection: Connection) -> Taken | None:
+        table = self.database.tables.checkpoints
+        mine = (table.c.subscriber == self.subscriber) & (table.c.partition == self.partition)
+        free = or_(table.c.owner.is_(None), table.c.expires_at <= database_now())
+        row = connection.execute(select(table).where(mine, free).with_for_update()).one_or_none()
+        if row is None:
+            return None
+        epoch = self.database.next_epoch(connection)
+        connection.execute(
+            update(table)
+            .where(mine)
+            .values(epoch=epoch, owner=self.owner, expires_at=seconds_from_now(literal(self.seconds)))
+        )
+        progress = Progress(position=row.position, in_hand=row.in_hand, handled_through=row.handled_through)
+        return Taken(epoch=epoch, progress=progress, released=row.owner is None)
+
+    def _lost(self, why: str) -> LeaseLostError:
+        self.forget()
+        return LeaseLostError(
+            f"{self.subscriber}/{self.partition}: the lease of epoch {self.epoch} is lost: {why}",
+            remedy="nothing to do: the worker rolls back, and takes the lease again when it is free",
+        )

@@ -1,0 +1,48 @@
+"""The record of what was done to subscribers: by whom, why, from where to where, and the command that undoes it."""
+
+import getpass
+import socket
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, insert
+
+from eventlog.schema.tables import Tables
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of a subscriber. `before` and `after` are small JSON-able values, positions per partition first of all."""
+
+    action: str
+    subscriber: str
+    before: Any
+    after: Any
+    reason: str | None = None
+
+
+def record(connection: Connection, tables: Tables, operation: Operation) -> int:
+    """Write the operation in the caller's transaction, and return its number."""
+    statement = insert(tables.operations).values(
+        action=operation.action,
+        subscriber=operation.subscriber,
+        actor=actor(),
+        reason=operation.reason,
+        before=_text(operation.before),
+        after=_text(operation.after),
+    )
+    number = connection.execute(statement.returning(tables.operations.c.id)).scalar_one()
+    assert isinstance(number, int)
+    return number
+
+
+def actor() -> str:
+    """Name who runs this process, as well as the system knows."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,238 @@
+"""Writing what code declares into the database, and telling whether the two still agree.
+
+A worker may only run what is registered: older code that does not know a type another release handles would move the
+checkpoint past it. So code that declares more registers it by itself when it starts, which gives the partitions new
+epochs and stops the older code; code that declares less, or otherwise, needs somebody's word.
+"""
+
+from enum import StrEnum
+
+import msgspec
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from eventlog.database import Database
+from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
+from eventlog.subscribers.declaration import Declaration, Subscriber, decode_declaration
+from eventlog.subscribers.operations import Operation, record
+
+
+class SubscriberRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered subscriber."""
+
+    name: str
+    kind: str
+    start: str
+    start_position: int
+    state: str
+    state_reason: str | None
+    declaration: Declaration
+
+
+class Registration(StrEnum):
+    """What registering did."""
+
+    CREATED = "created"
+    EXTENDED = "extended"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+
+
+def register(database: Database, subscriber: Subscriber, *, consent_to_change: bool = False) -> Registration:
+    """Register a subscriber, or bring what is registered to what code declares now.
+
+    The first time, its checkpoint is set where it starts, and the tables of a projection are created. Later, more event
+    types are taken over; they begin at the checkpoint. Raises `RefusedError` where code declares fewer types or another
+    way of delivery, unless `consent_to_change` says that this is meant.
+    """
+    if not subscriber.routes.patterns:
+        raise DeclarationError(
+            f"subscriber {subscriber.name!r} has no handlers",
+            remedy="decorate a function with it before it is registered or run",
+        )
+    try:
+        return _register(database, subscriber, consent_to_change)
+    except IntegrityError:
+        # Somebody registered it between our look and our insert: look again.
+        return _register(database, subscriber, consent_to_change)
+
+
+class RowLock(StrEnum):
+    """How a subscriber's row is held until the transaction ends; neither keeps foreign keys out."""
+
+    NONE = "none"
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+
+
+def read_subscriber(
+    connection: Connection, database: Database, name: str, *, lock: RowLock = RowLock.NONE
+) -> SubscriberRow:
+    """Read a registered subscriber. Raises `UnknownSubscriberError`."""
+    found = _find(connection, database, name, lock=lock)
+    if found is None:
+        raise unknown(connection, database, name)
+    return found
+
+
+def unknown(connection: Connection, database: Database, name: str) -> UnknownSubscriberError:
+    """Make the error for a name that is not registered, with the names that are."""
+    names = list(connection.scalars(select(database.tables.subscribers.c.name).order_by("name").limit(50)))
+    registered = f"registered are: {', '.join(names)}" if names else "none is registered yet"
+    return UnknownSubscriberError(
+        f"no subscriber {name!r} is registered", remedy=f"{registered}; `eventlog register --app module:app` adds yours"
+    )
+
+
+def check_contract(row: SubscriberRow, subscriber: Subscriber) -> None:
+    """Raise `RefusedError` unless the code's contract is the one registered."""
+    if row.declaration.contract != subscriber.declaration.contract:
+        raise RefusedError(
+            f"subscriber {row.name!r} is registered with {_differences(row.declaration, subscriber.declaration)}",
+            remedy="deploy the newest code; if this is the newest, run"
+            f" `eventlog register {row.name} --app module:app --drop-types`",
+        )
+
+
+def _register(database: Database, subscriber: Subscriber, consent_to_change: bool) -> Registration:
+    with database.transaction() as connection:
+        _create_tables(connection, subscriber)
+        row = _find(connection, database, subscriber.name, lock=RowLock.EXCLUSIVE)
+        if row is None:
+            _create(connection, database, subscriber)
+            return Registration.CREATED
+        return _bring_up(connection, database, subscriber, row, consent_to_change)
+
+
+def _create_tables(connection: Connection, subscriber: Subscriber) -> None:
+    for table in subscriber.tables:
+        table.create(connection, checkfirst=True)
+
+
+def _find(connection: Connection, database: Database, name: str, *, lock: RowLock) -> SubscriberRow | None:
+    table = database.tables.subscribers
+    question = select(table).where(table.c.name == name)
+    if lock is not RowLock.NONE:
+        shared = lock is RowLock.SHARED
+        question = question.with_for_update(read=shared, key_share=not shared)
+    row = connection.execute(question).one_or_none()
+    if row is None:
+        return None
+    return SubscriberRow(
+        name=row.name,
+        kind=row.kind,
+        start=row.start,
+        start_position=row.start_position,
+        state=row.state,
+        state_reason=row.state_reason,
+        declaration=decode_declaration(row.declaration),
+    )
+
+
+def _create(connection: Connection, database: Database, subscriber: Subscriber) -> None:
+    position = _start_position(connection, database, subscriber)
+    connection.execute(
+        insert(database.tables.subscribers).values(
+            name=subscriber.name,
+            kind=subscriber.kind,
+            start=str(subscriber.start),
+            start_position=position,
+            partitions=subscriber.partitions,
+            declaration=subscriber.declaration.encode(),
+        )
+    )
+    for partition in range(subscriber.partitions):
+        connection.execute(
+            insert(database.tables.checkpoints).values(
+                subscriber=subscriber.name,
+                partition=partition,
+                position=position,
+                in_hand=position,
+                handled_through=0,
+                epoch=database.next_epoch(connection),
+            )
+        )
+    after = {"positions": [position] * subscriber.partitions, "patterns": subscriber.declaration.patterns}
+    record(
+        connection,
+        database.tables,
+        Operation(action="register", subscriber=subscriber.name, before=None, after=after),
+    )
+
+
+def _start_position(connection: Connection, database: Database, subscriber: Subscriber) -> int:
+    """`now` is the high-water mark and not the head, which passes what is still on its way."""
+    if subscriber.start == "beginning":
+        return 0
+    mark = database.high_water_mark(connection)
+    if subscriber.start == "now":
+        return mark
+    assert isinstance(subscriber.start, int)
+    if subscriber.start > mark:
+        raise RefusedError(
+            f"subscriber {subscriber.name!r} starts after position {subscriber.start}, the log ends at {mark}",
+            remedy="start it at a position that exists, at 'beginning' or 'now'",
+        )
+    return subscriber.start
+
+
+def _bring_up(
+    connection: Connection,
+    database: Database,
+    subscriber: Subscriber,
+    row: SubscriberRow,
+    consent_to_change: bool,
+) -> Registration:
+    code, stored = subscriber.declaration, row.declaration
+    if code == stored and row.kind == subscriber.kind:
+        return Registration.UNCHANGED
+    if not (consent_to_change or _extends(code, stored)):
+        check_contract(row, subscriber)
+    table = database.tables.subscribers
+    connection.execute(
+        update(table).where(table.c.name == row.name).values(kind=subscriber.kind, declaration=code.encode())
+    )
+    if code.contract == stored.contract:
+        return Registration.UNCHANGED
+    _change_epochs(connection, database, row.name)
+    record(
+        connection,
+        database.tables,
+        Operation(
+            action="register",
+            subscriber=row.name,
+            before={"patterns": stored.patterns, "delivery": stored.delivery},
+            after={"patterns": code.patterns, "delivery": code.delivery},
+        ),
+    )
+    return Registration.EXTENDED if _extends(code, stored) else Registration.CHANGED
+
+
+def _extends(code: Declaration, stored: Declaration) -> bool:
+    return set(code.patterns) > set(stored.patterns) and code.contract[1:] == stored.contract[1:]
+
+
+def _change_epochs(connection: Connection, database: Database, name: str) -> None:
+    table = database.tables.checkpoints
+    mine = select(table.c.partition).where(table.c.subscriber == name).order_by(table.c.partition)
+    for partition in connection.scalars(mine).all():
+        connection.execute(
+            update(table)
+            .where(table.c.subscriber == name, table.c.partition == partition)
+            .values(epoch=database.next_epoch(connection), owner=None, expires_at=None)
+        )
+
+
+def _differences(stored: Declaration, code: Declaration) -> str:
+    missing = sorted(set(stored.patterns) - set(code.patterns))
+    added = sorted(set(code.patterns) - set(stored.patterns))
+    said = []
+    if missing:
+        said.append(f"types this code does not handle ({', '.join(missing)})")
+    if added:
+        said.append(f"no handler for {', '.join(added)}, which this code has")
+    if stored.delivery != code.delivery:
+        said.append(f"{stored.delivery} delivery, this code says {code.delivery}")
+    if (stored.key, stored.partitions) != (code.key, code.partitions):
+        said.append(f"{stored.partitions} partitions by {stored.key}, this code says {code.partitions} by {code.key}")
+    return " and ".join(said) or "another declaration"

@@ -1,0 +1,37 @@
+"""When a failed event is tried again: exponential backoff with full jitter.
+
+The wait before attempt n+1 is drawn evenly from 0 to min(longest, first * factor**(n-1)) seconds. Full jitter spreads the
+retries of events that failed together over the whole interval (Marc Brooker, "Exponential Backoff And Jitter", AWS
+Architecture Blog, 2015). The wait is kept in the ledger, so a restart forgets nothing.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """How often an event is tried, the first time included, and how long to wait in between, in seconds."""
+
+    attempts: int = 5
+    first_seconds: float = 1.0
+    factor: float = 2.0
+    longest_seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts={self.attempts}: an event is tried at least once")
+        if not (self.first_seconds >= 0 and self.factor >= 1 and self.longest_seconds >= 0):
+            raise ValueError("first_seconds and longest_seconds must not be negative, and factor not below 1")
+
+    def spent(self, attempts: int) -> bool:
+        """Tell whether an event that failed so often is left to an operator."""
+        return attempts >= self.attempts
+
+    def wait_seconds(self, attempts: int, *, draw: Callable[[], float]) -> float:
+        """Draw the wait after so many failed attempts; `draw` gives a number from 0 to 1."""
+        try:
+            ceiling = min(self.longest_seconds, self.first_seconds * self.factor ** (attempts - 1))
+        except OverflowError:
+            ceiling = self.longest_seconds
+        return draw() * ceiling

@@ -1,0 +1,171 @@
+"""Which handler of a subscriber an event goes to: one, the most specific, or none.
+
+A handler says what it wants by the annotation of its first parameter: a class declared with `@event` (or several,
+`A | B`), or `Recorded`, with the types given as a pattern beside it. Everything that makes a handler unusable is found
+when it is declared, never when an event arrives.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from eventlog.errors import DeclarationError
+from eventlog.event_types import declared_for
+from eventlog.events import Recorded
+from eventlog.patterns import check_pattern, covers, overlap, specificity
+
+HandlerFunction = Callable[..., Any]
+
+
+class Wants(StrEnum):
+    """What a handler takes as its first argument."""
+
+    DATA = "data"
+    RECORDED = "recorded"
+
+
+class Handler(msgspec.Struct, frozen=True, kw_only=True):
+    """A function, the patterns it stands for, and how it is called."""
+
+    function: HandlerFunction
+    patterns: tuple[str, ...]
+    wants: Wants
+    takes_context: bool
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))
+
+    def call(self, recorded: Recorded[Any], context: object) -> None:
+        """Call the function with what it asked for; what it returns is dropped, what it raises is raised."""
+        first = recorded.data if self.wants is Wants.DATA else recorded
+        if self.takes_context:
+            self.function(first, context)
+        else:
+            self.function(first)
+
+
+class Routes:
+    """The handlers of one subscriber."""
+
+    def __init__(self) -> None:
+        self._by_pattern: dict[str, Handler] = {}
+        self._found: dict[str, Handler | None] = {}
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """All patterns that some handler stands for, sorted."""
+        return tuple(sorted(self._by_pattern))
+
+    def add(self, handler: Handler) -> None:
+        """Add a handler; raise `DeclarationError` if for some type it and another one would be equally specific."""
+        for pattern in handler.patterns:
+            for other, earlier in self._by_pattern.items():
+                if specificity(other) == specificity(pattern) and overlap(other, pattern):
+                    raise DeclarationError(
+                        f"{earlier.name} ({other}) and {handler.name} ({pattern}) would handle the same events",
+                        remedy="one handler per event and subscriber: make one pattern more specific, or merge them",
+                    )
+        for pattern in handler.patterns:
+            self._by_pattern[pattern] = handler
+        self._found.clear()
+
+    def find(self, event_type: str) -> Handler | None:
+        """Return the handler for a type, None when no pattern covers it. Remembered per type."""
+        try:
+            return self._found[event_type]
+        except KeyError:
+            matching = [pattern for pattern in self._by_pattern if covers(pattern, event_type)]
+            handler = self._by_pattern[max(matching, key=specificity)] if matching else None
+            self._found[event_type] = handler
+            return handler
+
+
+def handler_of(function: HandlerFunction, *, pattern: str | None = None) -> Handler:
+    """Read what a function wants from its signature. Raises `DeclarationError` when that cannot be told."""
+    name = getattr(function, "__qualname__", repr(function))
+    if inspect.iscoroutinefunction(function):
+        raise DeclarationError(
+            f"handler {name} is a coroutine, and coroutines cannot be delivered to yet",
+            remedy="write a plain function; it may call asyncio.run(...)",
+        )
+    annotation, takes_context = _signature(function, name)
+    if pattern is not None:
+        check_pattern(pattern)
+    classes = _declared_types(annotation)
+    if classes is not None:
+        wants = Wants.RECORDED if get_origin(annotation) is Recorded else Wants.DATA
+        return Handler(
+            function=function,
+            patterns=_within(classes, pattern, name),
+            wants=wants,
+            takes_context=takes_context,
+        )
+    if pattern is None:
+        raise DeclarationError(
+            f"handler {name} does not say which events it wants: its first parameter is annotated {_shown(annotation)}",
+            remedy="annotate it with a class declared by @event, or register it with .on('type.pattern')",
+        )
+    wants = Wants.DATA if annotation in (dict, Any) or get_origin(annotation) is dict else Wants.RECORDED
+    if wants is Wants.RECORDED and not _takes_recorded(annotation):
+        raise DeclarationError(
+            f"handler {name} is registered for {pattern!r} and wants {_shown(annotation)}",
+            remedy="annotate its first parameter with Recorded, with dict, or with a class declared by @event",
+        )
+    return Handler(function=function, patterns=(pattern,), wants=wants, takes_context=takes_context)
+
+
+def _signature(function: HandlerFunction, name: str) -> tuple[Any, bool]:
+    """Return the annotation of the first parameter, and whether there is a second one."""
+    try:
+        parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    except (TypeError, ValueError, NameError) as error:
+        raise DeclarationError(
+            f"the signature of handler {name} cannot be read: {error}",
+            remedy="annotate it with names that are known where it is defined",
+        ) from error
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    keyword_only = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if not positional or len(required) > 2 or keyword_only:
+        raise DeclarationError(
+            f"handler {name} cannot be called with an event and a context",
+            remedy="give it one parameter for the event, and one more for the Context if it is wanted",
+        )
+    return positional[0].annotation, len(required) == 2 or (len(positional) > 1 and positional[1].name == "ctx")
+
+
+def _declared_types(annotation: Any) -> list[str] | None:
+    """Return the event types an annotation names; None when it names none, or something else as well."""
+    if get_origin(annotation) is Recorded:
+        return _declared_types(get_args(annotation)[0])
+    members = get_args(annotation) if get_origin(annotation) in (types.UnionType, typing.Union) else (annotation,)
+    found = [declared_for(member) for member in members if isinstance(member, type)]
+    if len(found) != len(members) or any(one is None for one in found):
+        return None
+    return [one.name for one in found if one is not None]
+
+
+def _within(event_types: list[str], pattern: str | None, name: str) -> tuple[str, ...]:
+    outside = [one for one in event_types if pattern is not None and not covers(pattern, one)]
+    if outside:
+        raise DeclarationError(
+            f"handler {name} is registered for {pattern!r} and wants {outside[0]!r}, which that does not cover",
+            remedy="register it without .on(...): its annotation says which events it wants",
+        )
+    return tuple(dict.fromkeys(event_types))
+
+
+def _takes_recorded(annotation: Any) -> bool:
+    return annotation in (inspect.Parameter.empty, Recorded, object) or get_origin(annotation) is Recorded
+
+
+def _shown(annotation: Any) -> str:
+    if annotation is inspect.Parameter.empty:
+        return "with nothing"
+    return f"with {getattr(annotation, '__qualname__', None) or annotation!s}"

