@@ -105,7 +105,7 @@ class Database(Protocol):
         ...
 
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
-        """Read one page in the order of positions. Never ask past a high-water mark read before, in its own statement."""
+        """Read one page in the order of positions; never past a high-water mark read before, in its own statement."""
         ...
 
     def next_epoch(self, connection: Connection) -> int:
@@ -126,6 +126,10 @@ class Database(Protocol):
 
     def passing(self, error: BaseException) -> bool:
         """Tell whether an error says nothing about what was done: a lost connection, a deadlock, a busy file."""
+        ...
+
+    def is_own_lock(self, error: BaseException) -> bool:
+        """Tell whether an error can only mean that a handler waited for the transaction it was called in."""
         ...
 
     def translate(self, error: BaseException) -> EventLogError | None:

@@ -93,7 +93,7 @@ def decode(stored: StoredEvent) -> Recorded[Any]:
     )
 
 
-def _declaration(name: str, *, version: int, stream: str | None, data_class: type) -> EventType:
+def _declaration(name: str, *, version: int, stream: str | None, data_class: object) -> EventType:
     try:
         check_type(name)
     except InvalidEventError as error:

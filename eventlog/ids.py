@@ -14,30 +14,36 @@ _COUNTER_BITS = 18
 _FRESH_COUNTER_BITS = 16
 """A fresh counter starts in the lower quarter, which leaves room for 196,608 ids in one millisecond."""
 
-_lock = threading.Lock()
-_last_milliseconds = 0
-_counter = 0
+
+class _Ticks:
+    """Pairs of millisecond and counter, each larger than the one before, whatever the clock does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._milliseconds = 0
+        self._counter = 0
+
+    def next(self, random: int) -> tuple[int, int]:
+        with self._lock:
+            now = wall_milliseconds()
+            if now > self._milliseconds:
+                self._milliseconds = now
+                self._counter = random & ((1 << _FRESH_COUNTER_BITS) - 1)
+            else:
+                self._counter += 1
+                if self._counter >> _COUNTER_BITS:
+                    self._milliseconds += 1
+                    self._counter = 0
+            return self._milliseconds, self._counter
+
+
+_ticks = _Ticks()
 
 
 def new_id() -> UUID:
     """Make an id that sorts after every id this process made before."""
     random = int.from_bytes(os.urandom(10), "big")
-    milliseconds, counter = _next_tick(random >> 56)
+    milliseconds, counter = _ticks.next(random >> 56)
     high = (milliseconds << 16) | 0x7000 | (counter >> 6)
     low = (0b10 << 62) | ((counter & 0x3F) << 56) | (random & ((1 << 56) - 1))
     return UUID(int=(high << 64) | low)
-
-
-def _next_tick(random: int) -> tuple[int, int]:
-    global _last_milliseconds, _counter
-    with _lock:
-        now = wall_milliseconds()
-        if now > _last_milliseconds:
-            _last_milliseconds = now
-            _counter = random & ((1 << _FRESH_COUNTER_BITS) - 1)
-        else:
-            _counter += 1
-            if _counter >> _COUNTER_BITS:
-                _last_milliseconds += 1
-                _counter = 0
-        return _last_milliseconds, _counter

@@ -1,7 +1,8 @@
 """Names of event types, and patterns over them.
 
-A type is one or more segments joined by dots: `flight.arrived`. In a pattern `*` stands for exactly one segment and `**`
-for any number of them, also none: `flight.*` covers `flight.arrived`, `flight.**` also `flight` and `flight.gate.changed`.
+A type is one or more segments joined by dots: `flight.arrived`. In a pattern `*` stands for exactly one segment and
+`**` for any number of them, also none: `flight.*` covers `flight.arrived`, `flight.**` also `flight` and
+`flight.gate.changed`.
 """
 
 import re

@@ -1,11 +1,11 @@
 """The log on PostgreSQL, through psycopg 3: the only file that knows this driver.
 
-Appenders never wait for each other, and readers lose nothing all the same. Why that is right: a position is given out at
-INSERT and appears at COMMIT, so readers must know which positions are still on their way. The database leaves a mark
-(`schema/postgres/mark_append.sql`) before an append gets its first position, and the high-water mark
-(`schema/postgres/high_water_mark.sql`) stays below every mark that still stands. A page is then read in a statement of
-its own, after the mark: reading both in one statement, or under REPEATABLE READ, would use a snapshot older than the
-mark, and skip what was committed in between.
+Appenders never wait for each other, and readers lose nothing all the same. Why that is right: a position is given out
+at INSERT and appears at COMMIT, so readers must know which positions are still on their way. The database leaves a
+mark (`schema/postgres/mark_append.sql`) before an append gets its first position, and the high-water mark
+(`schema/postgres/high_water_mark.sql`) stays below every mark that still stands. A page is then read in a statement
+of its own, after the mark: reading both in one statement, or under REPEATABLE READ, would use a snapshot older than
+the mark, and skip what was committed in between.
 
 The version of an event is `max(version) + 1` of its stream, and the unique (stream, version) decides between two
 appends: the second one waits for the outcome of the first inside its INSERT, then finds its version taken and tries
@@ -200,6 +200,9 @@ class PostgresDatabase:
             return isinstance(cause, psycopg.OperationalError)
         return state in _PASSING_STATES or state.startswith(_CONNECTION_LOST)
 
+    def is_own_lock(self, error: BaseException) -> bool:
+        return False
+
     def translate(self, error: BaseException) -> EventLogError | None:
         cause = error.orig if isinstance(error, DBAPIError) else error
         if not isinstance(cause, psycopg.Error):
@@ -265,7 +268,18 @@ def _driver(connection: Connection) -> psycopg.Connection[Any]:
 
 
 def _stored(row: Sequence[Any]) -> StoredEvent:
-    return StoredEvent(*row[:8], row[8].astimezone(UTC))
+    position, event_id, stream, version, event_type, type_version, data, metadata, recorded_at = row
+    return StoredEvent(
+        position,
+        event_id,
+        stream,
+        version,
+        event_type,
+        type_version,
+        data,
+        metadata,
+        recorded_at.astimezone(UTC),
+    )
 
 
 def _one(event: PendingEvent, expected: Expected) -> dict[str, Any]:

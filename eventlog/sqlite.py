@@ -1,10 +1,10 @@
 """The log in one SQLite file, through the standard library's driver: the only file that knows it.
 
-SQLite has one writer at a time, so the order of positions is the order of commits, and the high-water mark is simply the
-last position. What must be right is that a transaction takes the write lock when it begins: one that reads first and
-writes later can be told "database is locked" at once, and in the driver's legacy mode reads and savepoints stand outside
-the transaction altogether. Engines made here begin every transaction with BEGIN IMMEDIATE; connections of an engine that
-somebody else made are looked at, and refused when they would not be atomic.
+SQLite has one writer at a time, so the order of positions is the order of commits, and the high-water mark is simply
+the last position. What must be right is that a transaction takes the write lock when it begins: one that reads first
+and writes later can be told "database is locked" at once, and in the driver's legacy mode reads and savepoints stand
+outside the transaction altogether. Engines made here begin every transaction with BEGIN IMMEDIATE; connections of an
+engine that somebody else made are looked at, and refused when they would not be atomic.
 """
 
 import sqlite3
@@ -87,7 +87,7 @@ class SqliteDatabase:
             connection.begin()
         if not driver.in_transaction:
             raise UnsafeTransactionError(
-                "the connection commits each statement at once: the events would not belong to the caller's transaction",
+                "the connection commits each statement at once: the events would not be in the caller's transaction",
                 remedy=remedy,
             )
 
@@ -162,6 +162,10 @@ class SqliteDatabase:
         cause = error.orig if isinstance(error, DBAPIError) else error
         return isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
 
+    def is_own_lock(self, error: BaseException) -> bool:
+        """The transaction a handler is called in holds the write lock, so nobody else's lock can be in its way."""
+        return self.passing(error)
+
     def translate(self, error: BaseException) -> EventLogError | None:
         cause = error.orig if isinstance(error, DBAPIError) else error
         if not isinstance(cause, sqlite3.Error):
@@ -203,8 +207,8 @@ class SqliteDatabase:
 def prepare(engine: Engine) -> Engine:
     """Make every transaction of a SQLite engine begin with BEGIN IMMEDIATE, and its file fit for several processes.
 
-    Call it once, before the engine's first connection. A transaction that only reads can leave the write lock alone with
-    `connection.execution_options(eventlog_read_only=True)`.
+    Call it once, before the engine's first connection. A transaction that only reads can leave the write lock alone
+    with `connection.execution_options(eventlog_read_only=True)`.
     """
     if getattr(engine, _PREPARED, False):
         return engine
@@ -267,7 +271,18 @@ def _driver(connection: Connection) -> sqlite3.Connection:
 
 
 def _stored(row: Sequence[Any]) -> StoredEvent:
-    return StoredEvent(row[0], UUID(row[1]), *row[2:8], datetime.fromisoformat(row[8]))
+    position, id_text, stream, version, event_type, type_version, data, metadata, recorded_at = row
+    return StoredEvent(
+        position,
+        UUID(id_text),
+        stream,
+        version,
+        event_type,
+        type_version,
+        data,
+        metadata,
+        datetime.fromisoformat(recorded_at),
+    )
 
 
 def _row(item: PendingEvent, version: int, now: str) -> tuple[Any, ...]:

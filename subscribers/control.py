@@ -1,8 +1,8 @@
 """What operators do to subscribers while workers run: rewind, undo, retry, skip.
 
-Each is one transaction: the subscriber's row, its checkpoints in order, the plan again under the locks, the ledger, one
-operation. A rewind draws new epochs, so whatever a worker is in the middle of fails at its fence and is rolled back; the
-lease is let go at once. Nobody has to stop a worker first.
+Each is one transaction: the subscriber's row, its checkpoints in order, the plan again under the locks, the ledger,
+one operation. A rewind draws new epochs, so whatever a worker is in the middle of fails at its fence and is rolled
+back; the lease is let go at once. Nobody has to stop a worker first.
 """
 
 from collections.abc import Callable, Sequence
@@ -168,7 +168,7 @@ def plan_rewind(connection: Connection, database: Database, row: SubscriberRow, 
 def carry_out(
     connection: Connection, database: Database, move: Move, *, reason: str | None, forget_handled: bool
 ) -> Move:
-    """Do what was planned in the same transaction. `forget_handled` makes what comes again look like never handed out."""
+    """Do what was planned, in the same transaction. After `forget_handled` nothing counts as handed out before."""
     _place(connection, database, move.subscriber, move.to_position, handled_through=0 if forget_handled else None)
     operation = record(
         connection,

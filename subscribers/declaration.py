@@ -87,9 +87,9 @@ class Subscriber:
         tables: Sequence[Table],
         idempotent: bool,
     ) -> None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name):
             raise DeclarationError(
-                f"{str(name)[:120]!r} cannot name a subscriber",
+                f"{name[:120]!r} cannot name a subscriber",
                 remedy="use letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100",
             )
         self.name = name

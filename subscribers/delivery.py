@@ -9,8 +9,8 @@ at least once   announce (in_hand, handled_through) and commit; handlers, outsid
 A transactional batch runs without savepoints. When it fails, it is rolled back, and `CulpritError` tells the caller
 which event to run alone.
 
-What is a handler's failure, and what is not: a lost connection, a deadlock or a serialization failure says nothing about
-the event, so it ends the turn and not the event.
+What is a handler's failure, and what is not: a lost connection, a deadlock or a serialization failure says nothing
+about the event, so it ends the turn and not the event.
 """
 
 import logging
@@ -34,6 +34,15 @@ logger = logging.getLogger("eventlog.worker")
 
 BATCH_SECONDS = {"sqlite": 0.05, "postgresql": 1.0}
 """How long a batch may take before what is done of it is settled; on SQLite nobody else can write meanwhile."""
+
+
+WORKER_DIED = Problem(
+    error_type="WorkerDied",
+    message="the worker that had this event in hand stopped without a word",
+    traceback="",
+    fingerprint="worker-died",
+)
+"""What is written for an attempt whose outcome nobody lived to tell."""
 
 
 class Delivered(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,24 +198,22 @@ class Delivery:
         """Call a handler that writes through `connection`. Raises `HandlerFailedError`, also when the handler returned
         and left the transaction ended or broken: what it wrote would not commit together with the checkpoint.
         """
-        database = self._runtime.database
+        database, clock = self._runtime.database, self._runtime.clock
         ours = connection.get_transaction()
+        began = clock.monotonic()
         try:
             self.call(item, attempt=attempt, redelivery=redelivery, connection=connection)
         except LeaseLostError:
             raise
         except Exception as error:
-            if database.passing(error):
-                if connection.invalidated or database.engine.dialect.name != "sqlite":
-                    raise
+            too_slow = clock.monotonic() - began >= self._runtime.lease_seconds
+            if database.passing(error) and not too_slow and not database.is_own_lock(error):
+                raise
+            if database.is_own_lock(error):
                 error.add_note("Only one connection can write to a SQLite file: write through ctx.connection.")
             raise HandlerFailedError(problem_of(error)) from error
         if connection.get_transaction() is not ours or not database.transaction_is_usable(connection):
-            broken = UsageError(
-                "the handler returned, but it had committed, rolled back or broken the transaction it was called in",
-                remedy="leave ctx.connection's transaction alone, and let database errors out of the handler",
-            )
-            raise HandlerFailedError(problem_of(broken))
+            raise HandlerFailedError(problem_of(self._broken(clock.monotonic() - began)))
 
     @contextmanager
     def fenced(self, progress: Progress) -> Iterator[Connection]:
@@ -228,6 +235,17 @@ class Delivery:
             attempt.number,
             state,
             problem.error_type,
+        )
+
+    def _broken(self, seconds: float) -> UsageError:
+        if seconds >= self._runtime.lease_seconds:
+            return UsageError(
+                f"the handler left its transaction idle for {seconds:.0f} s, and the database has ended it",
+                remedy="do slow work outside a transaction: declare an effect that is delivered at least once",
+            )
+        return UsageError(
+            "the handler returned, but it had committed, rolled back or broken the transaction it was called in",
+            remedy="leave ctx.connection's transaction alone, and let database errors out of the handler",
         )
 
     def _handler(self, item: FeedItem) -> Handler:

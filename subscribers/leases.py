@@ -1,9 +1,9 @@
 """Who may run a partition, until when, and the fence that every one of a worker's transactions has to pass.
 
 A lease is a row with an expiry on the database's clock, renewed by heartbeat. Taking it draws a new epoch. The epoch,
-the owner and the position read from stand in the WHERE of the fence, so a worker that was overtaken, or whose checkpoint
-an operator moved, changes no row and rolls back. The position is part of it because a COMMIT whose answer was lost
-would else be applied twice.
+the owner and the position read from stand in the WHERE of the fence, so a worker that was overtaken, or whose
+checkpoint an operator moved, changes no row and rolls back. The position is part of it because a COMMIT whose answer
+was lost would else be applied twice.
 
     free ----take----> held ----release----> free
                         |  ^
@@ -26,7 +26,7 @@ from eventlog.subscribers.registration import RowLock, check_contract, read_subs
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a partition stands: done through `position`, announced through `in_hand`, ever handed out through the third."""
+    """Where a partition stands: what it is done with, what it has announced, and what it ever handed to a handler."""
 
     position: int
     in_hand: int
@@ -34,11 +34,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
-    """What taking a lease found: where the partition stands, and whether the owner before let go of it himself."""
+    """What taking a lease found. `died` is whether the owner before has neither released it nor is ourselves."""
 
     epoch: int
     progress: Progress
-    released: bool
+    died: bool
 
 
 class Lease:
@@ -67,6 +67,7 @@ class Lease:
     def take(self, subscriber: Subscriber) -> Taken | None:
         """Take the lease if it is free or has expired (T1); None while it belongs to somebody else, or is paused.
 
+        One that we have lost sight of (a transaction whose outcome is not known) may be taken again at once.
         Raises `UnknownSubscriberError`, and `RefusedError` when the code's contract is not the registered one.
         """
         began = self._clock.monotonic()
@@ -163,7 +164,7 @@ class Lease:
     def _take(self, connection: Connection) -> Taken | None:
         table = self.database.tables.checkpoints
         mine = (table.c.subscriber == self.subscriber) & (table.c.partition == self.partition)
-        free = or_(table.c.owner.is_(None), table.c.expires_at <= database_now())
+        free = or_(table.c.owner.is_(None), table.c.owner == self.owner, table.c.expires_at <= database_now())
         row = connection.execute(select(table).where(mine, free).with_for_update()).one_or_none()
         if row is None:
             return None
@@ -174,7 +175,7 @@ class Lease:
             .values(epoch=epoch, owner=self.owner, expires_at=seconds_from_now(literal(self.seconds)))
         )
         progress = Progress(position=row.position, in_hand=row.in_hand, handled_through=row.handled_through)
-        return Taken(epoch=epoch, progress=progress, released=row.owner is None)
+        return Taken(epoch=epoch, progress=progress, died=row.owner not in (None, self.owner))
 
     def _lost(self, why: str) -> LeaseLostError:
         self.forget()

@@ -41,7 +41,7 @@ class EntryState(StrEnum):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong in one attempt. Problems of one fingerprint were raised at one place, with one kind of message."""
+    """What went wrong in one attempt. One fingerprint means: raised at one place, with one kind of message."""
 
     error_type: str
     message: str
@@ -155,6 +155,22 @@ def due_entries(
     return [entry_from(row._mapping) for row in rows]
 
 
+def unfinished_entries(connection: Connection, tables: Tables, *, subscriber: str, partition: int) -> list[Entry]:
+    """Read the entries whose attempt was counted and has no outcome."""
+    table = tables.failures
+    rows = connection.execute(
+        _entries(tables)
+        .where(
+            table.c.subscriber == subscriber,
+            table.c.partition == partition,
+            table.c.state == EntryState.RETRYING,
+            table.c.next_attempt_at.is_(None),
+        )
+        .order_by(table.c.position)
+    )
+    return [entry_from(row._mapping) for row in rows]
+
+
 def record_failure(connection: Connection, tables: Tables, failure: Failure) -> None:
     """Write the first failure of an event, and its attempt; a row that was closed before is opened for a new round."""
     table = tables.failures
@@ -193,10 +209,20 @@ def record_failure(connection: Connection, tables: Tables, failure: Failure) -> 
 
 
 def begin_attempt(connection: Connection, tables: Tables, entry: Entry) -> Entry:
-    """Count an attempt before its handler is called, so that one that kills its worker has been counted."""
-    changed = msgspec.structs.replace(entry, attempts=entry.attempts + 1, revision=entry.revision + 1, redelivery=True)
-    _change(connection, tables.failures, entry, {"attempts": changed.attempts, "redelivery": True})
-    return changed
+    """Count an attempt before its handler is called, so that one that kills its worker has been counted.
+
+    Until its outcome is written the entry has no time of a next attempt, and nobody takes it up.
+    """
+    attempts = entry.attempts + 1
+    _change(connection, tables.failures, entry, {"attempts": attempts, "redelivery": True, "next_attempt_at": None})
+    return msgspec.structs.replace(
+        entry, attempts=attempts, revision=entry.revision + 1, redelivery=True, next_attempt_at=None
+    )
+
+
+def take_back_attempt(connection: Connection, tables: Tables, entry: Entry) -> None:
+    """Have an attempt that the database interrupted not count, and made again."""
+    _change(connection, tables.failures, entry, {"attempts": entry.attempts - 1, "next_attempt_at": database_now()})
 
 
 def fail_again(

@@ -11,7 +11,7 @@ from eventlog.schema.tables import Tables
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of a subscriber. `before` and `after` are small JSON-able values, positions per partition first of all."""
+    """One change of a subscriber. `before` and `after` are small and JSON-able; moves tell positions per partition."""
 
     action: str
     subscriber: str

@@ -1,17 +1,19 @@
 """One partition of one subscriber in one process: takes turns, each of them a bounded piece of work.
 
-A turn is: have the lease, clear up what a dead owner left in doubt, try what is due, deliver what follows the checkpoint.
-What the partition keeps in memory (entries live delivery will meet, an event to run alone) is forgotten with the lease
-and read again from the database.
+A turn is: have the lease, clear up what a dead owner left in doubt, try what is due, deliver what follows the
+checkpoint. What the partition keeps in memory (entries live delivery will meet, an event to run alone) is forgotten
+with the lease and read again from the database.
 """
 
 import logging
 from collections.abc import Sequence
 
+from sqlalchemy.exc import DBAPIError
+
 from eventlog.errors import LeaseLostError, RefusedError
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import OnFailure, Subscriber
-from eventlog.subscribers.delivery import CulpritError, Delivered, Delivery, log_turn
+from eventlog.subscribers.delivery import WORKER_DIED, CulpritError, Delivered, Delivery, log_turn
 from eventlog.subscribers.feed import FeedItem, Page
 from eventlog.subscribers.leases import Lease
 from eventlog.subscribers.ledger import Entry, EntryState, Problem, entries_above, read_entry
@@ -19,6 +21,9 @@ from eventlog.subscribers.retrying import Retrying
 from eventlog.subscribers.runtime import Runtime
 
 logger = logging.getLogger("eventlog.worker")
+
+INTERRUPTED_TURNS_MAX = 5
+"""How many turns in a row the database may interrupt before the worker is told."""
 
 
 class Partition:
@@ -42,11 +47,13 @@ class Partition:
         self._suspect: int | None = None
         self._in_doubt = False
         self._said: str | None = None
+        self._interrupted = 0
 
     def turn(self, *, until: int | None = None) -> Delivered:
-        """Do one bounded piece of work, delivering nothing past `until`. Does nothing while another owner has the lease.
+        """Do one bounded piece of work, delivering nothing past `until`; nothing while another owner has the lease.
 
-        A lost lease ends the turn, not the partition: the next turn takes it again.
+        A lost lease ends the turn, not the partition: the next turn takes it again. So does a database that interrupts
+        it, by a deadlock or a lost connection; the error is raised when that happens several times in a row.
         """
         try:
             if not self._hold():
@@ -57,6 +64,14 @@ class Partition:
             log_turn(logger.info, "%s", self.lease, error)
             self.lease.forget()
             return Delivered(moved=True)
+        except DBAPIError as error:
+            self.lease.forget()
+            self._interrupted += 1
+            if not self._runtime.database.passing(error) or self._interrupted > INTERRUPTED_TURNS_MAX:
+                raise
+            log_turn(logger.info, "the database interrupted the turn: %s", self.lease, error.orig)
+            return Delivered(moved=True)
+        self._interrupted = 0
         return Delivered(
             handled=done.handled + more.handled, failed=done.failed + more.failed, moved=done.moved or more.moved
         )
@@ -73,8 +88,8 @@ class Partition:
             return False
         self._said = None
         self._suspect = None
-        self._in_doubt = not taken.released
-        self._alone_through = taken.progress.in_hand if self._in_doubt else 0
+        self._in_doubt = taken.died
+        self._alone_through = taken.progress.in_hand if taken.died else 0
         with self._runtime.database.reader() as connection:
             self._ahead = entries_above(
                 connection,
@@ -88,8 +103,9 @@ class Partition:
             "lease taken at position %d%s",
             self.lease,
             taken.progress.position,
-            "" if taken.released else "; its owner before has not released it",
+            "; its owner before has not released it" if taken.died else "",
         )
+        self._retrying.clear_up(died=taken.died)
         return True
 
     def _retry_due(self, until: int | None) -> Delivered:
@@ -213,14 +229,8 @@ class Partition:
         in_hand = self.lease.progress.in_hand
         in_doubt = [item for item in wanted if item.position <= in_hand]
         if len(in_doubt) == 1:
-            problem = Problem(
-                error_type="WorkerDied",
-                message="the worker that had this event in hand stopped without a word",
-                traceback="",
-                fingerprint="worker-died",
-            )
             self._alone_through = 0
-            return self._fail(in_doubt[0], problem, seconds=0.0)
+            return self._fail(in_doubt[0], WORKER_DIED, seconds=0.0)
         if not in_doubt and wanted and self.subscriber.delivery is Mode.TRANSACTIONAL:
             self._alone_through = wanted[-1].position
         return None

@@ -1,8 +1,8 @@
 """When a failed event is tried again: exponential backoff with full jitter.
 
-The wait before attempt n+1 is drawn evenly from 0 to min(longest, first * factor**(n-1)) seconds. Full jitter spreads the
-retries of events that failed together over the whole interval (Marc Brooker, "Exponential Backoff And Jitter", AWS
-Architecture Blog, 2015). The wait is kept in the ledger, so a restart forgets nothing.
+The wait before attempt n+1 is drawn evenly from 0 to min(longest, first * factor**(n-1)) seconds. Full jitter spreads
+the retries of events that failed together over the whole interval (Marc Brooker, "Exponential Backoff And Jitter",
+AWS Architecture Blog, 2015). The wait is kept in the ledger, so a restart forgets nothing.
 """
 
 from collections.abc import Callable

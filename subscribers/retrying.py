@@ -1,8 +1,8 @@
 """Trying failed events again (T4): the same decoding, the same handler, and the ledger tells what came of it.
 
-A result is written only under the fence and only to an entry that is still as it was read, so an operator who skips an
-entry while its handler runs has the last word. Outside a transaction the attempt is counted before the handler is called:
-one that kills its worker has been counted, and cannot do so for ever.
+The attempt is counted in a transaction of its own before the handler is called, in both modes: one that kills its
+worker has been counted, and cannot do so for ever. A result is written only under the fence, and only to an entry that
+is still as it was read, so an operator who skips an entry while its handler runs has the last word.
 """
 
 from sqlalchemy import Connection
@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from eventlog.errors import LeaseLostError
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import Subscriber
-from eventlog.subscribers.delivery import Delivered, Delivery, HandlerFailedError
+from eventlog.subscribers.delivery import WORKER_DIED, Delivered, Delivery, HandlerFailedError
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.leases import Lease, Progress
 from eventlog.subscribers.ledger import (
@@ -24,6 +24,8 @@ from eventlog.subscribers.ledger import (
     fail_again,
     problem_of,
     record_attempt,
+    take_back_attempt,
+    unfinished_entries,
 )
 from eventlog.subscribers.runtime import Runtime
 
@@ -57,60 +59,69 @@ class Retrying:
         """Try one entry again. An entry that somebody changed meanwhile is left as that one wrote it."""
         item = self._item(entry)
         try:
+            with self._delivery.fenced(self._lease.progress) as connection:
+                counted = begin_attempt(connection, self._tables, entry)
             if self._subscriber.delivery is Mode.TRANSACTIONAL:
-                return self._transactional(entry, item)
-            return self._outside(entry, item)
+                return self._within(counted, item, redelivery=entry.redelivery)
+            return self._outside(counted, item, redelivery=entry.redelivery)
         except LeaseLostError:
             if not self._lease.held:
                 raise
             return Delivered()
 
-    def _transactional(self, entry: Entry, item: FeedItem) -> Delivered:
+    def clear_up(self, *, died: bool) -> None:
+        """Give the attempts that have no outcome one: a failure if their worker died, else they are made again."""
+        with self._runtime.database.reader() as connection:
+            unfinished = unfinished_entries(
+                connection, self._tables, subscriber=self._subscriber.name, partition=self._lease.partition
+            )
+        for entry in unfinished:
+            if died:
+                self._failed(entry, WORKER_DIED, seconds=0.0)
+                continue
+            with self._delivery.fenced(self._lease.progress) as connection:
+                take_back_attempt(connection, self._tables, entry)
+
+    def _within(self, entry: Entry, item: FeedItem, *, redelivery: bool) -> Delivered:
         clock, database = self._runtime.clock, self._runtime.database
         began = clock.monotonic()
         progress = self._progress_past(entry)
         try:
             with database.transaction() as connection:
                 database.guard_owner(connection, seconds=self._runtime.lease_seconds)
-                self._delivery.call_within(connection, item, attempt=entry.attempts + 1, redelivery=entry.redelivery)
+                self._delivery.call_within(connection, item, attempt=entry.attempts, redelivery=redelivery)
                 self._lease.fence(connection, progress)
-                counted = begin_attempt(connection, self._tables, entry)
-                close_entry(connection, self._tables, counted, state=EntryState.RESOLVED)
-                self._record(connection, counted, problem=None, seconds=clock.monotonic() - began)
+                close_entry(connection, self._tables, entry, state=EntryState.RESOLVED)
+                self._record(connection, entry, problem=None, seconds=clock.monotonic() - began)
         except HandlerFailedError as error:
-            problem = error.problem
+            return self._failed(entry, error.problem, seconds=clock.monotonic() - began)
         except DBAPIError as error:
             if database.passing(error):
                 raise
-            problem = problem_of(error)
-        else:
-            self._lease.passed(progress, since=began)
-            return Delivered(handled=1, moved=True)
-        return self._failed(entry, problem, seconds=clock.monotonic() - began, counted=None)
+            return self._failed(entry, problem_of(error), seconds=clock.monotonic() - began)
+        self._lease.passed(progress, since=began)
+        return Delivered(handled=1, moved=True)
 
-    def _outside(self, entry: Entry, item: FeedItem) -> Delivered:
+    def _outside(self, entry: Entry, item: FeedItem, *, redelivery: bool) -> Delivered:
         clock = self._runtime.clock
-        with self._delivery.fenced(self._lease.progress) as connection:
-            counted = begin_attempt(connection, self._tables, entry)
         began = clock.monotonic()
         try:
-            self._delivery.call(item, attempt=counted.attempts, redelivery=entry.redelivery, connection=None)
+            self._delivery.call(item, attempt=entry.attempts, redelivery=redelivery, connection=None)
         except LeaseLostError:
             raise
         except Exception as error:
-            return self._failed(entry, problem_of(error), seconds=clock.monotonic() - began, counted=counted)
+            return self._failed(entry, problem_of(error), seconds=clock.monotonic() - began)
         with self._delivery.fenced(self._progress_past(entry)) as connection:
-            close_entry(connection, self._tables, counted, state=EntryState.RESOLVED)
-            self._record(connection, counted, problem=None, seconds=clock.monotonic() - began)
+            close_entry(connection, self._tables, entry, state=EntryState.RESOLVED)
+            self._record(connection, entry, problem=None, seconds=clock.monotonic() - began)
         return Delivered(handled=1, moved=True)
 
-    def _failed(self, entry: Entry, problem: Problem, *, seconds: float, counted: Entry | None) -> Delivered:
+    def _failed(self, entry: Entry, problem: Problem, *, seconds: float) -> Delivered:
+        state, wait_seconds = self._delivery.next_state(attempts=entry.attempts)
         with self._delivery.fenced(self._lease.progress) as connection:
-            now = counted or begin_attempt(connection, self._tables, entry)
-            state, wait_seconds = self._delivery.next_state(attempts=now.attempts)
-            fail_again(connection, self._tables, now, problem, state=state, wait_seconds=wait_seconds)
-            self._record(connection, now, problem=problem, seconds=seconds)
-        attempt = self._delivery.attempt(entry.position, number=now.attempts, problem=problem, seconds=seconds)
+            fail_again(connection, self._tables, entry, problem, state=state, wait_seconds=wait_seconds)
+            self._record(connection, entry, problem=problem, seconds=seconds)
+        attempt = self._delivery.attempt(entry.position, number=entry.attempts, problem=problem, seconds=seconds)
         self._delivery.say_failed(attempt, problem, state)
         return Delivered(failed=1, moved=True)
 

@@ -1,7 +1,7 @@
 """Runs partitions: until the log has no more for them (`drain`), or until asked to stop (`Worker`).
 
-The only place that starts threads. A worker has one thread that looks for work, a few that take turns with partitions (so
-that a slow mail server does not hold a projection up), and one that renews leases.
+The only place that starts threads. A worker has one thread that looks for work, a few that take turns with partitions
+(so that a slow mail server does not hold a projection up), and one that renews leases.
 """
 
 import logging
