@@ -128,6 +128,10 @@ class Database(Protocol):
         """Tell whether an error says nothing about what was done: a lost connection, a deadlock, a busy file."""
         ...
 
+    def was_rolled_back(self, error: BaseException) -> bool:
+        """Tell whether the database ended a transaction for the sake of another one, so that it can be run again."""
+        ...
+
     def is_own_lock(self, error: BaseException) -> bool:
         """Tell whether an error can only mean that a handler waited for the transaction it was called in."""
         ...

@@ -39,6 +39,8 @@ from eventlog.schema.tables import DEFAULT_SCHEMA
 PAGE_EVENTS = 1_000
 APPEND_TRIES_MAX = 100
 """How often an append runs again because another one took its version; each try lets one other append through."""
+DEADLOCKS_MAX = 5
+"""How often an append in a transaction of its own runs again after the database ended it to resolve a deadlock."""
 
 
 class EventLog:
@@ -146,12 +148,13 @@ class EventLog:
             self._schema_checked = True
 
     def _append_alone(self, pending: list[PendingEvent], expected: Expected) -> list[Recorded[Any]]:
-        for _ in range(APPEND_TRIES_MAX):
-            with self._own_transaction(pending) as connection:
-                self.check(connection)
-                inserted = self.database.insert(connection, pending, expected)
-                if inserted is None:
-                    connection.rollback()
+        for number in range(APPEND_TRIES_MAX):
+            try:
+                inserted = self._insert_alone(pending, expected)
+            except DBAPIError as error:
+                if number < DEADLOCKS_MAX and self.database.was_rolled_back(error):
+                    continue
+                raise
             if inserted is not None:
                 return _recorded(pending, inserted)
             with self._reader() as connection:
@@ -159,6 +162,14 @@ class EventLog:
             if known is not None:
                 return known
         raise _out_of_tries(pending)
+
+    def _insert_alone(self, pending: list[PendingEvent], expected: Expected) -> list[Inserted] | None:
+        with self._own_transaction(pending) as connection:
+            self.check(connection)
+            inserted = self.database.insert(connection, pending, expected)
+            if inserted is None:
+                connection.rollback()
+        return inserted
 
     def _own_transaction(self, pending: list[PendingEvent]) -> AbstractContextManager[Connection]:
         """One event is one statement, which the database commits by itself where that saves a round trip."""

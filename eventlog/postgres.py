@@ -200,6 +200,10 @@ class PostgresDatabase:
             return isinstance(cause, psycopg.OperationalError)
         return state in _PASSING_STATES or state.startswith(_CONNECTION_LOST)
 
+    def was_rolled_back(self, error: BaseException) -> bool:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return isinstance(cause, psycopg.Error) and cause.sqlstate in ("40001", "40P01")
+
     def is_own_lock(self, error: BaseException) -> bool:
         return False
 

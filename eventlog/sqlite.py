@@ -162,6 +162,9 @@ class SqliteDatabase:
         cause = error.orig if isinstance(error, DBAPIError) else error
         return isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
 
+    def was_rolled_back(self, error: BaseException) -> bool:
+        return False
+
     def is_own_lock(self, error: BaseException) -> bool:
         """The transaction a handler is called in holds the write lock, so nobody else's lock can be in its way."""
         return self.passing(error)
