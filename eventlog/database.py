@@ -4,15 +4,15 @@ Everything above this seam is the same on both. The hot path (append and read) g
 the connection SQLAlchemy lends; everything that happens once a batch or less is SQLAlchemy Core.
 """
 
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
 
@@ -121,7 +121,11 @@ class Database(Protocol):
         ...
 
     def lock_tables(self, connection: Connection, names: Sequence[TableClause], *, seconds: float) -> None:
-        """Keep readers and writers out of these tables until the transaction ends; give up after so long."""
+        """Keep readers and writers out of these tables until the transaction ends. Raises `RefusedError`."""
+        ...
+
+    def empty_tables(self, connection: Connection, names: Sequence[TableClause]) -> None:
+        """Remove all rows of tables that are locked."""
         ...
 
     def passing(self, error: BaseException) -> bool:
@@ -190,6 +194,18 @@ def check_schema(database: Database, connection: Connection) -> None:
         f"the log {database.schema!r} {detail} in {database.engine.url.render_as_string(hide_password=True)}",
         remedy="run `eventlog init` with this database",
     )
+
+
+@contextmanager
+def translated(database: Database) -> Iterator[None]:
+    """Turn a database error that has a remedy into one of ours; leave the others as SQLAlchemy raises them."""
+    try:
+        yield
+    except DBAPIError as error:
+        ours = database.translate(error)
+        if ours is None:
+            raise
+        raise ours from error
 
 
 def connection_of(transaction: Transaction) -> Connection:

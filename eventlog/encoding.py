@@ -31,8 +31,15 @@ def encode_metadata(metadata: Mapping[str, Any], *, event_type: str) -> str:
 
 
 def same_json(one: str, other: str) -> bool:
-    """Tell whether two JSON texts say the same, whatever their spacing and order of keys."""
-    return one == other or msgspec.json.decode(one) == msgspec.json.decode(other)
+    """Tell whether two JSON texts say the same, whatever their spacing and order of keys.
+
+    Compared as canonical texts and not as Python values, for which 1, 1.0 and True are equal.
+    """
+    return one == other or _canonical(one) == _canonical(other)
+
+
+def _canonical(text: str) -> bytes:
+    return msgspec.json.encode(msgspec.json.decode(text), order="sorted")
 
 
 def _encode(value: Any, *, what: str, bytes_max: int) -> str:

@@ -21,6 +21,7 @@ from eventlog.database import (
     connection_of,
     initialise,
     open_database,
+    translated,
 )
 from eventlog.encoding import same_json
 from eventlog.errors import (
@@ -60,7 +61,7 @@ class EventLog:
 
     def init(self) -> None:
         """Create the tables of the log, or upgrade them. Safe to call at every start, and from several processes."""
-        with self._errors():
+        with translated(self.database):
             initialise(self.database)
 
     def append(
@@ -90,7 +91,7 @@ class EventLog:
         wanted = check_expected(expected, pending)
         if not pending:
             return []
-        with self._errors():
+        with translated(self.database):
             if tx is not None:
                 return self._append_within(connection_of(tx), pending, wanted)
             return self._append_alone(pending, wanted)
@@ -270,20 +271,9 @@ class EventLog:
 
     @contextmanager
     def _reader(self) -> Iterator[Connection]:
-        with self._errors(), self.database.reader() as connection:
+        with translated(self.database), self.database.reader() as connection:
             self.check(connection)
             yield connection
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn a database error that has a remedy into one of ours; leave the others as SQLAlchemy raises them."""
-        try:
-            yield
-        except DBAPIError as error:
-            ours = self.database.translate(error)
-            if ours is None:
-                raise
-            raise ours from error
 
 
 def _recorded(pending: list[PendingEvent], inserted: list[Inserted]) -> list[Recorded[Any]]:

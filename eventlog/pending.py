@@ -17,6 +17,9 @@ from eventlog.ids import new_id
 from eventlog.limits import STREAM_CHARACTERS_MAX
 from eventlog.patterns import check_type
 
+_VERSIONS_END = 2**63
+"""Versions are 64-bit integers in the database."""
+
 
 class PendingEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event, ready to be inserted. `number` counts the events of its stream within this append, from 1."""
@@ -52,7 +55,7 @@ def check_expected(expected: int | str, pending: Sequence[PendingEvent]) -> Expe
         return Expected(version=None)
     if expected == "none":
         return Expected(version=0)
-    if isinstance(expected, bool) or not isinstance(expected, int) or expected < 0:
+    if isinstance(expected, bool) or not isinstance(expected, int) or not 0 <= expected < _VERSIONS_END:
         raise UsageError(
             f"expected={expected!r} is neither a version nor 'none' nor 'any'",
             remedy="give the version the stream was read at, 'none' for a stream that must not exist, or 'any'",

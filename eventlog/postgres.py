@@ -29,6 +29,7 @@ from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
     PermissionDeniedError,
+    RefusedError,
     SchemaMissingError,
     UnsafeTransactionError,
     UsageError,
@@ -184,8 +185,19 @@ class PostgresDatabase:
     def lock_tables(self, connection: Connection, names: Sequence[TableClause], *, seconds: float) -> None:
         quoted = ", ".join(connection.dialect.identifier_preparer.format_table(name) for name in names)
         self._rows(connection, "select set_config('lock_timeout', %s, true)", [f"{round(seconds * 1000)}ms"])
-        connection.exec_driver_sql(f"lock table {quoted} in access exclusive mode")
+        try:
+            connection.exec_driver_sql(f"lock table {quoted} in access exclusive mode")
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != "55P03":
+                raise
+            raise RefusedError(
+                f"{quoted} stayed in use for {seconds:.0f} s", remedy="let long queries on it end, and try again"
+            ) from error
         self._rows(connection, "select set_config('lock_timeout', '0', true)")
+
+    def empty_tables(self, connection: Connection, names: Sequence[TableClause]) -> None:
+        quoted = ", ".join(connection.dialect.identifier_preparer.format_table(name) for name in names)
+        connection.exec_driver_sql(f"truncate {quoted}")
 
     def passing(self, error: BaseException) -> bool:
         if isinstance(error, PendingRollbackError):
@@ -219,7 +231,8 @@ class PostgresDatabase:
             )
         if cause.sqlstate == "42501":
             return PermissionDeniedError(f"{place}: {said}", remedy="grant the role what it needs, see docs/design.md")
-        if isinstance(cause, psycopg.OperationalError) and (cause.sqlstate is None or self.passing(error)):
+        unreachable = cause.sqlstate is None or cause.sqlstate.startswith((*_CONNECTION_LOST, "28", "3D", "53"))
+        if isinstance(cause, psycopg.OperationalError) and unreachable:
             return DatabaseUnreachableError(
                 f"{place} does not answer: {said}", remedy="is the server up, and are host, port and database right?"
             )

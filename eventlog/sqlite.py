@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, delete, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
@@ -157,6 +157,10 @@ class SqliteDatabase:
 
     def lock_tables(self, connection: Connection, names: Sequence[TableClause], *, seconds: float) -> None:
         """Nothing to do: the transaction holds the write lock of the file."""
+
+    def empty_tables(self, connection: Connection, names: Sequence[TableClause]) -> None:
+        for name in names:
+            connection.execute(delete(name))
 
     def passing(self, error: BaseException) -> bool:
         cause = error.orig if isinstance(error, DBAPIError) else error

@@ -5,10 +5,10 @@ the checkpoint goes to where the projection began, and what comes again counts a
 """
 
 import msgspec
-from sqlalchemy import TableClause, delete
+from sqlalchemy import TableClause
 from sqlalchemy import table as named_table
 
-from eventlog.database import Database
+from eventlog.database import Database, translated
 from eventlog.errors import RefusedError
 from eventlog.subscribers.control import Move, carry_out, plan_rewind
 from eventlog.subscribers.registration import RowLock, SubscriberRow, read_subscriber
@@ -26,7 +26,7 @@ def rebuild_in_place(database: Database, name: str, *, reason: str | None = None
     """Empty a projection's tables and set its checkpoint to where it began. Readers find them empty until the worker is
     through. Raises `UnknownSubscriberError`, and `RefusedError` when it owns no tables or is at its start already.
     """
-    with database.transaction() as connection:
+    with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, name)
         if not owns_tables(row):
             raise RefusedError(
@@ -41,8 +41,7 @@ def rebuild_in_place(database: Database, name: str, *, reason: str | None = None
         move = msgspec.structs.replace(plan, emptied=row.declaration.tables)
         if dry_run:
             return move
-        for table in tables:
-            connection.execute(delete(table))
+        database.empty_tables(connection, tables)
         return carry_out(connection, database, move, reason=reason, forget_handled=True)
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, Table
 
+from eventlog.database import translated
 from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
 from eventlog.log import EventLog
 from eventlog.schema.tables import DEFAULT_SCHEMA
@@ -133,9 +134,11 @@ class App:
         Where they begin is fixed by this. `drain`, `worker` and `eventlog run` do it for what is not registered yet.
         Raises `RefusedError` where an older release of the code runs than the one registered.
         """
-        with self.log.database.reader() as connection:
-            self.log.check(connection)
-        return {one.name: register(self.log.database, one) for one in self.chosen(only)}
+        database = self.log.database
+        with translated(database):
+            with database.reader() as connection:
+                self.log.check(connection)
+            return {one.name: register(database, one) for one in self.chosen(only)}
 
     def drain(self, only: Sequence[str] = (), *, waiting: Callable[[str], None] | None = None) -> Drained:
         """Deliver up to the high-water mark at the call, in this thread, with the retries that are due.
@@ -145,7 +148,8 @@ class App:
         """
         self.register(*only)
         runtime = self.runtime()
-        return drain(runtime, self.partitions(runtime, only), waiting=waiting)
+        with translated(self.log.database):
+            return drain(runtime, self.partitions(runtime, only), waiting=waiting)
 
     @contextmanager
     def worker(self, only: Sequence[str] = ()) -> Iterator[Worker]:

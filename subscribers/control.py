@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, and_, case, desc, func, select, update
 
-from eventlog.database import Database
+from eventlog.database import Database, translated
 from eventlog.errors import NotFoundError, RefusedError
 from eventlog.patterns import covers
 from eventlog.schema.tables import OPEN_STATES
@@ -81,7 +81,7 @@ def rewind(
     are kept, and `undo` brings them back. Raises `UnknownSubscriberError`, and `RefusedError` when that is no way back,
     or when events would be handled twice and `resend` does not say that this is meant.
     """
-    with database.transaction() as connection:
+    with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
         move = plan_rewind(connection, database, row, resolve(connection, row))
         if dry_run:
@@ -198,7 +198,7 @@ def undo(database: Database, operation: int, *, reason: str | None = None) -> Mo
     What has been delivered again meanwhile stays delivered. Raises `NotFoundError`, and `RefusedError` for anything but
     the subscriber's last operation, for a rebuild, and when the checkpoint has come as far by itself.
     """
-    with database.transaction() as connection:
+    with translated(database), database.transaction() as connection:
         operations = database.tables.operations
         found = connection.execute(select(operations).where(operations.c.id == operation)).one_or_none()
         if found is None:
@@ -284,7 +284,7 @@ def _change_entries(
     reason: str | None,
     dry_run: bool,
 ) -> Changed:
-    with database.transaction() as connection:
+    with translated(database), database.transaction() as connection:
         subscribers = database.tables.subscribers.c.name
         names = [name] if name is not None else list(connection.scalars(select(subscribers).order_by(subscribers)))
         changed: list[Entry] = []

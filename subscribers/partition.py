@@ -149,12 +149,13 @@ class Partition:
         due: list[FeedItem] = []
         for item in wanted:
             entry = self._ahead.get(item.position)
-            if entry is None:
+            halts = self.subscriber.on_failure is OnFailure.HALT
+            if entry is not None and entry.open and halts and not due:
+                entry = self._refresh_entry(item.position)
+            if entry is None or not (entry.open or entry.state is EntryState.SKIPPED):
                 due.append(item)
-            elif entry.open and self.subscriber.on_failure is OnFailure.HALT:
-                entry = entry if due else self._refresh_entry(item.position)
-                if entry is not None and entry.open:
-                    return due, item.position
+            elif entry.open and halts:
+                return due, item.position
         return due, None
 
     def _pass_by(self, page: Page, blocked_at: int | None) -> Delivered:

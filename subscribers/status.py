@@ -3,7 +3,7 @@
 import msgspec
 from sqlalchemy import Connection, Row, and_, case, func, literal_column, select
 
-from eventlog.database import Database, Holder
+from eventlog.database import Database, Holder, translated
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.declaration import OnFailure, decode_declaration
 from eventlog.subscribers.ledger import Entry, EntryState, entry_from
@@ -36,7 +36,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_status(database: Database) -> Status:
     """Read how everything stands. Four queries, and one per subscriber that lags."""
-    with database.reader() as connection:
+    with translated(database), database.reader() as connection:
         head = database.head(connection)
         mark = database.high_water_mark(connection)
         holders = tuple(database.held_back_by(connection)) if mark < head else ()
@@ -54,7 +54,7 @@ def read_failures(
     question = select(failures).order_by(failures.c.subscriber, failures.c.position).limit(limit)
     if states:
         question = question.where(failures.c.state.in_(states))
-    with database.reader() as connection:
+    with translated(database), database.reader() as connection:
         if subscriber is not None:
             known = connection.scalar(select(subscribers.c.name).where(subscribers.c.name == subscriber))
             if known is None:

@@ -204,12 +204,15 @@ class _Loop:
         """Notice within a second that an operator has moved a checkpoint; the heartbeat would notice later."""
         table = self._runtime.database.tables.checkpoints
         names = [partition.subscriber.name for partition in self._partitions]
+        known = {id(partition): partition.lease.epoch for partition in self._partitions if partition.lease.held}
         question = select(table.c.subscriber, table.c.partition, table.c.epoch).where(table.c.subscriber.in_(names))
         with self._runtime.database.reader() as connection:
             epochs = {(row.subscriber, row.partition): row.epoch for row in connection.execute(question)}
         for partition in self._partitions:
             lease = partition.lease
-            if lease.held and epochs.get((lease.subscriber, lease.partition)) != lease.epoch:
+            moved = epochs.get((lease.subscriber, lease.partition)) != lease.epoch
+            # A lease taken after we asked has an epoch we have not seen yet, and is left alone.
+            if moved and known.get(id(partition)) == lease.epoch:
                 lease.forget()
 
     def _with_due_entries(self) -> set[str]:
