@@ -27,6 +27,7 @@ class EventType:
     data_class: type[msgspec.Struct]
     stream_template: str | None
     decode: Callable[[str], Any]
+    immutable: bool
 
     def stream_of(self, data: msgspec.Struct) -> str | None:
         """Fill the stream template from the fields; None without a template. Raises `InvalidEventError`."""
@@ -38,6 +39,22 @@ class EventType:
 
 _by_name: dict[str, EventType] = {}
 _by_class: dict[type, EventType] = {}
+_PLAIN_VALUES = (
+    msgspec.inspect.NoneType,
+    msgspec.inspect.BoolType,
+    msgspec.inspect.IntType,
+    msgspec.inspect.FloatType,
+    msgspec.inspect.StrType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.DecimalType,
+    msgspec.inspect.DateTimeType,
+    msgspec.inspect.DateType,
+    msgspec.inspect.TimeType,
+    msgspec.inspect.TimeDeltaType,
+    msgspec.inspect.UUIDType,
+    msgspec.inspect.EnumType,
+    msgspec.inspect.LiteralType,
+)
 _decode_plain = msgspec.json.Decoder().decode
 
 
@@ -93,6 +110,29 @@ def decode(stored: StoredEvent) -> Recorded[Any]:
     )
 
 
+def is_immutable(recorded: Recorded[Any]) -> bool:
+    """Tell whether nobody can change the event's data or metadata, so that one object may serve many readers."""
+    declared = _by_class.get(type(recorded.data))
+    return declared is not None and declared.immutable and not recorded.metadata
+
+
+def _cannot_change(info: msgspec.inspect.Type, within: tuple[type, ...] = ()) -> bool:
+    """`within` are the Structs we are looking into, for those that hold themselves."""
+    match info:
+        case msgspec.inspect.StructType():
+            fields = () if info.cls in within else info.fields
+            frozen = bool(info.cls.__struct_config__.frozen)
+            return frozen and all(_cannot_change(field.type, (*within, info.cls)) for field in fields)
+        case msgspec.inspect.UnionType():
+            return all(_cannot_change(one, within) for one in info.types)
+        case msgspec.inspect.VarTupleType():
+            return _cannot_change(info.item_type, within)
+        case msgspec.inspect.TupleType():
+            return all(_cannot_change(one, within) for one in info.item_types)
+        case _:
+            return isinstance(info, _PLAIN_VALUES)
+
+
 def _declaration(name: str, *, version: int, stream: str | None, data_class: object) -> EventType:
     try:
         check_type(name)
@@ -113,7 +153,14 @@ def _declaration(name: str, *, version: int, stream: str | None, data_class: obj
             remedy=f"use its fields: {', '.join(sorted(fields))}",
         )
     decoder = msgspec.json.Decoder(data_class)
-    return EventType(name=name, version=version, data_class=data_class, stream_template=stream, decode=decoder.decode)
+    return EventType(
+        name=name,
+        version=version,
+        data_class=data_class,
+        stream_template=stream,
+        decode=decoder.decode,
+        immutable=_cannot_change(msgspec.inspect.type_info(data_class)),
+    )
 
 
 def _register(declared: EventType) -> None:

@@ -21,7 +21,7 @@ from uuid import UUID
 import psycopg
 from psycopg import pq
 from sqlalchemy import Connection, Engine, create_engine, make_url
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
 from eventlog.database import Holder, Inserted, PageQuery
@@ -200,8 +200,6 @@ class PostgresDatabase:
         connection.exec_driver_sql(f"truncate {quoted}")
 
     def passing(self, error: BaseException) -> bool:
-        if isinstance(error, PendingRollbackError):
-            return True
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -239,6 +237,8 @@ class PostgresDatabase:
         return None
 
     def transaction_is_usable(self, connection: Connection) -> bool:
+        if connection.closed or connection.invalidated:
+            return False
         return bool(_driver(connection).info.transaction_status == pq.TransactionStatus.INTRANS)
 
     def _rows(self, connection: Connection, sql: str, values: Any = None) -> list[Any]:

@@ -193,7 +193,7 @@ class SqliteDatabase:
         return None
 
     def transaction_is_usable(self, connection: Connection) -> bool:
-        return _driver(connection).in_transaction
+        return not connection.closed and not connection.invalidated and _driver(connection).in_transaction
 
     def _insert_rows(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
         sql = (

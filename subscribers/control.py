@@ -39,8 +39,9 @@ Resolve = Callable[[Connection, SubscriberRow], int]
 class Move(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint that was moved, or would be: where from and to, and what is delivered again because of it.
 
-    `events` are those of the subscriber's types in between, `already_handled` how many of them were handed to its
-    handlers before. `superseded` counts ledger entries that were open. `operation` is None when nothing was changed.
+    `events` are those of the subscriber's types in between, `already_handled` how many of them its handlers have seen
+    before, failures that are still open left out. `superseded` counts ledger entries that were open. `operation` is
+    None when nothing was changed.
     """
 
     subscriber: str
@@ -146,7 +147,19 @@ def plan_rewind(connection: Connection, database: Database, row: SubscriberRow, 
     ).all()
     mine = [one for one in counts if any(covers(pattern, one[0]) for pattern in row.declaration.patterns)]
     failures = database.tables.failures
-    open_entries = (failures.c.subscriber == row.name) & (failures.c.position > to) & failures.c.state.in_(OPEN_STATES)
+    above = (failures.c.subscriber == row.name) & (failures.c.position > to)
+    open_above = connection.scalar(
+        select(func.count()).select_from(failures).where(above, failures.c.state.in_(OPEN_STATES))
+    )
+    not_handled = connection.scalar(
+        select(func.count())
+        .select_from(failures)
+        .where(
+            above,
+            failures.c.state.in_((*OPEN_STATES, EntryState.SKIPPED)),
+            failures.c.position <= min(now.position, now.handled_through),
+        )
+    )
     return Move(
         subscriber=row.name,
         kind=row.kind,
@@ -155,10 +168,10 @@ def plan_rewind(connection: Connection, database: Database, row: SubscriberRow, 
         next_event=min((one[5] for one in counts), default=to + 1),
         events=sum(one[1] for one in mine),
         by_type={one[0]: one[1] for one in mine},
-        already_handled=sum(one[2] for one in mine),
+        already_handled=max(0, sum(one[2] for one in mine) - (not_handled or 0)),
         first_recorded_at=min((one[3] for one in mine), default=None),
         last_recorded_at=max((one[4] for one in mine), default=None),
-        superseded=connection.scalar(select(func.count()).select_from(failures).where(open_entries)) or 0,
+        superseded=open_above or 0,
         emptied=(),
         operation=None,
         undo=None,

@@ -87,12 +87,7 @@ class Subscriber:
         tables: Sequence[Table],
         idempotent: bool,
     ) -> None:
-        if not _NAME.fullmatch(name):
-            raise DeclarationError(
-                f"{name[:120]!r} cannot name a subscriber",
-                remedy="use letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100",
-            )
-        self.name = name
+        self.name = _check_name(name)
         self.kind = kind
         self.start = _check_start(start)
         self.delivery = _member(Delivery, delivery, what="delivery")
@@ -134,6 +129,15 @@ class Subscriber:
             tables=tuple(str(table.fullname) for table in self.tables),
             idempotent=self.idempotent,
         )
+
+
+def _check_name(name: object) -> str:
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise DeclarationError(
+        f"{str(name)[:120]!r} cannot name a subscriber",
+        remedy="use letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100",
+    )
 
 
 def _check_start(start: str | int) -> str | int:

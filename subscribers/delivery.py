@@ -25,6 +25,7 @@ from eventlog.errors import LeaseLostError, UsageError
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.guard import transaction_kept
 from eventlog.subscribers.leases import Lease, Progress
 from eventlog.subscribers.ledger import Attempt, EntryState, Failure, Problem, problem_of, record_failure
 from eventlog.subscribers.routing import Handler
@@ -61,6 +62,10 @@ class HandlerFailedError(Exception):
         self.problem = problem
 
 
+class InterruptedTurnError(Exception):
+    """The database ended a transaction under a handler's feet; that says nothing about the event."""
+
+
 class CulpritError(Exception):
     """A transactional batch was rolled back because of one event; `item` is None when it was not one event's doing."""
 
@@ -91,11 +96,12 @@ class Delivery:
         try:
             with database.transaction() as connection:
                 database.guard_owner(connection, seconds=self._runtime.lease_seconds)
-                for item in batch:
-                    self._handle_within(connection, item)
-                    done += 1
-                    if self._time_to_settle(began):
-                        break
+                with transaction_kept(connection):
+                    for item in batch:
+                        self._handle_within(connection, item)
+                        done += 1
+                        if self._time_to_settle(began):
+                            break
                 to = through if done == len(batch) else batch[done - 1].position
                 progress = self._moved_to(to, handed_through=batch[done - 1].position)
                 self._lease.fence(connection, progress)
@@ -122,10 +128,10 @@ class Delivery:
             done += 1
             if self._time_to_settle(began):
                 break
-        if done == len(batch):
-            self.settle(through, failures)
-        else:
-            self.settle(batch[done - 1].position if done else self._lease.progress.position, failures)
+        to = through if done == len(batch) else batch[done - 1].position
+        if failures and self._subscriber.on_failure is OnFailure.HALT:
+            to = failures[0].attempt.position - 1
+        self.settle(to, failures)
         handled = done - len(failures) if self._subscriber.on_failure is OnFailure.PARK else done
         return Delivered(handled=handled, failed=len(failures), moved=True)
 
@@ -196,7 +202,8 @@ class Delivery:
 
     def call_within(self, connection: Connection, item: FeedItem, *, attempt: int, redelivery: bool) -> None:
         """Call a handler that writes through `connection`. Raises `HandlerFailedError`, also when the handler returned
-        and left the transaction ended or broken: what it wrote would not commit together with the checkpoint.
+        and left the transaction ended or broken: what it wrote would not commit together with the checkpoint. Raises
+        `InterruptedTurnError` when it was the database that ended the transaction.
         """
         database, clock = self._runtime.database, self._runtime.clock
         ours = connection.get_transaction()
@@ -207,8 +214,9 @@ class Delivery:
             raise
         except Exception as error:
             too_slow = clock.monotonic() - began >= self._runtime.lease_seconds
-            if database.passing(error) and not too_slow and not database.is_own_lock(error):
-                raise
+            ours_is_gone = not database.transaction_is_usable(connection)
+            if database.passing(error) and ours_is_gone and not too_slow:
+                raise InterruptedTurnError(str(error)) from error
             if database.is_own_lock(error):
                 error.add_note("Only one connection can write to a SQLite file: write through ctx.connection.")
             raise HandlerFailedError(problem_of(error)) from error

@@ -10,8 +10,7 @@ from collections import OrderedDict
 from typing import Any
 
 from eventlog.database import PageQuery
-from eventlog.errors import UndecodableEventError
-from eventlog.event_types import decode
+from eventlog.event_types import decode, is_immutable
 from eventlog.events import Recorded, StoredEvent
 from eventlog.log import EventLog
 
@@ -20,14 +19,15 @@ PAGES_KEPT = 8
 
 
 class FeedItem:
-    """One event of a page; decoded when the first subscriber wants it, and kept for the others."""
+    """One event of a page. Data that nobody can change is decoded once for all subscribers; other data for each call,
+    so that what one handler does to it is not seen by the next.
+    """
 
-    __slots__ = ("_error", "_recorded", "stored")
+    __slots__ = ("_recorded", "stored")
 
     def __init__(self, stored: StoredEvent) -> None:
         self.stored = stored
         self._recorded: Recorded[Any] | None = None
-        self._error: UndecodableEventError | None = None
 
     @property
     def position(self) -> int:
@@ -38,16 +38,13 @@ class FeedItem:
         return self.stored.type
 
     def recorded(self) -> Recorded[Any]:
-        """Return the decoded event. Raises `UndecodableEventError`, each time anew."""
-        if self._error is not None:
-            raise UndecodableEventError(str(self._error), remedy=self._error.remedy) from self._error.__cause__
-        if self._recorded is None:
-            try:
-                self._recorded = decode(self.stored)
-            except UndecodableEventError as error:
-                self._error = error
-                raise
-        return self._recorded
+        """Return the decoded event. Raises `UndecodableEventError`."""
+        if self._recorded is not None:
+            return self._recorded
+        recorded = decode(self.stored)
+        if is_immutable(recorded):
+            self._recorded = recorded
+        return recorded
 
 
 class Page:

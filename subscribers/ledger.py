@@ -100,7 +100,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 def problem_of(error: BaseException) -> Problem:
     """Describe an exception: its type, message, traceback (the innermost end if it is long) and fingerprint."""
     error_type = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    message = _clean(str(error))[:MESSAGE_CHARACTERS_MAX]
+    message = _clean(_said(error))[:MESSAGE_CHARACTERS_MAX]
     text = _clean("".join(traceback.format_exception(error)))
     if len(text) > TRACEBACK_CHARACTERS_MAX:
         text = f"... cut ...\n{text[-TRACEBACK_CHARACTERS_MAX:]}"
@@ -340,6 +340,14 @@ def _latest(problem: Problem) -> dict[str, object]:
 def _next_attempt(state: EntryState, wait_seconds: float) -> dict[str, object]:
     due = seconds_from_now(literal(wait_seconds)) if state is EntryState.RETRYING else None
     return {"next_attempt_at": due}
+
+
+def _said(error: BaseException) -> str:
+    """An exception may be so broken that it cannot even be shown; it must not take the worker with it."""
+    try:
+        return str(error)
+    except Exception as unshowable:
+        return f"<its message cannot be shown: {type(unshowable).__name__}>"
 
 
 def _clean(text: str) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from eventlog.errors import LeaseLostError, RefusedError
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import OnFailure, Subscriber
-from eventlog.subscribers.delivery import WORKER_DIED, CulpritError, Delivered, Delivery, log_turn
+from eventlog.subscribers.delivery import WORKER_DIED, CulpritError, Delivered, Delivery, InterruptedTurnError, log_turn
 from eventlog.subscribers.feed import FeedItem, Page
 from eventlog.subscribers.leases import Lease
 from eventlog.subscribers.ledger import Entry, EntryState, Problem, entries_above, read_entry
@@ -48,6 +48,8 @@ class Partition:
         self._in_doubt = False
         self._said: str | None = None
         self._interrupted = 0
+        self.refusal: RefusedError | None = None
+        """Why the code may not run the partition, when the lease was last asked for."""
 
     def turn(self, *, until: int | None = None) -> Delivered:
         """Do one bounded piece of work, delivering nothing past `until`; nothing while another owner has the lease.
@@ -64,12 +66,12 @@ class Partition:
             log_turn(logger.info, "%s", self.lease, error)
             self.lease.forget()
             return Delivered(moved=True)
-        except DBAPIError as error:
+        except (DBAPIError, InterruptedTurnError) as error:
             self.lease.forget()
             self._interrupted += 1
-            if not self._runtime.database.passing(error) or self._interrupted > INTERRUPTED_TURNS_MAX:
+            if not _is_passing(self._runtime, error) or self._interrupted > INTERRUPTED_TURNS_MAX:
                 raise
-            log_turn(logger.info, "the database interrupted the turn: %s", self.lease, error.orig)
+            log_turn(logger.info, "the database interrupted the turn: %s", self.lease, error)
             return Delivered(moved=True)
         self._interrupted = 0
         return Delivered(
@@ -82,8 +84,10 @@ class Partition:
         try:
             taken = self.lease.take(self.subscriber)
         except RefusedError as error:
+            self.refusal = error
             self._say_once(str(error))
             return False
+        self.refusal = None
         if taken is None:
             return False
         self._said = None
@@ -115,6 +119,9 @@ class Partition:
         for entry in self._retrying.due(until=mark):
             if self._runtime.stop.is_set():
                 break
+            if entry.position > self.lease.progress.position + 1:
+                # Delivery waits at it, but has not come up to it yet: something new may stand before it.
+                continue
             done = self._retrying.run(entry)
             handled, failed, moved = handled + done.handled, failed + done.failed, moved or done.moved
             self._refresh_entry(entry.position)
@@ -126,12 +133,12 @@ class Partition:
         if page.scanned_through <= now.position or self._runtime.stop.is_set():
             return Delivered()
         wanted = [item for item in page.items if self.subscriber.routes.find(item.type) is not None]
+        due, blocked_at = self._not_in_ledger(wanted)
         if self._in_doubt:
             self._in_doubt = False
-            counted = self._count_what_died(wanted)
+            counted = self._count_what_died(due)
             if counted is not None:
                 return counted
-        due, blocked_at = self._not_in_ledger(wanted)
         if not due:
             return self._pass_by(page, blocked_at)
         batch = self._next_batch(due)
@@ -210,7 +217,7 @@ class Partition:
     def _fail(self, item: FeedItem, problem: Problem, *, seconds: float) -> Delivered:
         failure = self._delivery.first_failure(item, problem, seconds=seconds)
         stays = self.subscriber.on_failure is OnFailure.HALT
-        self._delivery.settle(self.lease.progress.position if stays else item.position, [failure])
+        self._delivery.settle(item.position - 1 if stays else item.position, [failure])
         if stays:
             self._refresh_entry(item.position)
         return Delivered(failed=1, moved=True)
@@ -222,18 +229,18 @@ class Partition:
                     self._refresh_entry(item.position)
                     return
 
-    def _count_what_died(self, wanted: list[FeedItem]) -> Delivered | None:
+    def _count_what_died(self, due: list[FeedItem]) -> Delivered | None:
         """One event in doubt may have killed its worker: that was a failed attempt. More of them are run one by one.
 
         After a transactional owner's death nothing was announced; its first batch is run one by one, and announced.
         """
         in_hand = self.lease.progress.in_hand
-        in_doubt = [item for item in wanted if item.position <= in_hand]
+        in_doubt = [item for item in due if item.position <= in_hand]
         if len(in_doubt) == 1:
             self._alone_through = 0
             return self._fail(in_doubt[0], WORKER_DIED, seconds=0.0)
-        if not in_doubt and wanted and self.subscriber.delivery is Mode.TRANSACTIONAL:
-            self._alone_through = wanted[-1].position
+        if not in_doubt and due and self.subscriber.delivery is Mode.TRANSACTIONAL:
+            self._alone_through = due[-1].position
         return None
 
     def _refresh_entry(self, position: int) -> Entry | None:
@@ -255,3 +262,7 @@ class Partition:
         if message != self._said:
             self._said = message
             logger.error("%s", message)
+
+
+def _is_passing(runtime: Runtime, error: DBAPIError | InterruptedTurnError) -> bool:
+    return isinstance(error, InterruptedTurnError) or runtime.database.passing(error)

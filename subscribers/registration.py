@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 from sqlalchemy import Connection, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from eventlog.database import Database
 from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
@@ -52,8 +52,8 @@ def register(database: Database, subscriber: Subscriber, *, consent_to_change: b
         )
     try:
         return _register(database, subscriber, consent_to_change)
-    except IntegrityError:
-        # Somebody registered it between our look and our insert: look again.
+    except (IntegrityError, ProgrammingError):
+        # Somebody registered it, or made its tables, between our look and our write: look again.
         return _register(database, subscriber, consent_to_change)
 
 

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 import msgspec
 
+WAIT_SECONDS_MAX = 366 * 86_400.0
+"""No event waits longer than a year for its next attempt."""
+
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """How often an event is tried, the first time included, and how long to wait in between, in seconds."""
@@ -21,8 +24,11 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"attempts={self.attempts}: an event is tried at least once")
-        if not (self.first_seconds >= 0 and self.factor >= 1 and self.longest_seconds >= 0):
-            raise ValueError("first_seconds and longest_seconds must not be negative, and factor not below 1")
+        if not (self.first_seconds >= 0 and self.factor >= 1 and 0 <= self.longest_seconds <= WAIT_SECONDS_MAX):
+            raise ValueError(
+                "first_seconds must not be negative, factor not below 1,"
+                f" and longest_seconds between 0 and {WAIT_SECONDS_MAX:,.0f}"
+            )
 
     def spent(self, attempts: int) -> bool:
         """Tell whether an event that failed so often is left to an operator."""

@@ -13,6 +13,7 @@ from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.delivery import WORKER_DIED, Delivered, Delivery, HandlerFailedError
 from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.guard import transaction_kept
 from eventlog.subscribers.leases import Lease, Progress
 from eventlog.subscribers.ledger import (
     Entry,
@@ -89,7 +90,8 @@ class Retrying:
         try:
             with database.transaction() as connection:
                 database.guard_owner(connection, seconds=self._runtime.lease_seconds)
-                self._delivery.call_within(connection, item, attempt=entry.attempts, redelivery=redelivery)
+                with transaction_kept(connection):
+                    self._delivery.call_within(connection, item, attempt=entry.attempts, redelivery=redelivery)
                 self._lease.fence(connection, progress)
                 close_entry(connection, self._tables, entry, state=EntryState.RESOLVED)
                 self._record(connection, entry, problem=None, seconds=clock.monotonic() - began)

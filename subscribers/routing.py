@@ -42,12 +42,14 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         return getattr(self.function, "__qualname__", repr(self.function))
 
     def call(self, recorded: Recorded[Any], context: object) -> None:
-        """Call the function with what it asked for; what it returns is dropped, what it raises is raised."""
+        """Call the function with what it asked for; what it returns is dropped, what it raises is raised.
+
+        Raises `DeclarationError` for what would be handled by nobody: a coroutine or a generator that it returned.
+        """
         first = recorded.data if self.wants is Wants.DATA else recorded
-        if self.takes_context:
-            self.function(first, context)
-        else:
-            self.function(first)
+        result = self.function(first, context) if self.takes_context else self.function(first)
+        if result is not None and (inspect.isawaitable(result) or inspect.isgenerator(result)):
+            raise _runs_nothing(self.name)
 
 
 class Routes:
@@ -89,11 +91,8 @@ class Routes:
 def handler_of(function: HandlerFunction, *, pattern: str | None = None) -> Handler:
     """Read what a function wants from its signature. Raises `DeclarationError` when that cannot be told."""
     name = getattr(function, "__qualname__", repr(function))
-    if inspect.iscoroutinefunction(function):
-        raise DeclarationError(
-            f"handler {name} is a coroutine, and coroutines cannot be delivered to yet",
-            remedy="write a plain function; it may call asyncio.run(...)",
-        )
+    if _is_lazy(function) or _is_lazy(getattr(function, "__call__", None)):  # noqa: B004 - an object's, async or not
+        raise _runs_nothing(name)
     annotation, takes_context = _signature(function, name)
     if pattern is not None:
         check_pattern(pattern)
@@ -118,6 +117,21 @@ def handler_of(function: HandlerFunction, *, pattern: str | None = None) -> Hand
             remedy="annotate its first parameter with Recorded, with dict, or with a class declared by @event",
         )
     return Handler(function=function, patterns=(pattern,), wants=wants, takes_context=takes_context)
+
+
+def _is_lazy(function: object) -> bool:
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    )
+
+
+def _runs_nothing(name: str) -> DeclarationError:
+    return DeclarationError(
+        f"handler {name} is a coroutine or a generator: calling it would run nothing, and pass the event by",
+        remedy="write a plain function; it may call asyncio.run(...)",
+    )
 
 
 def _signature(function: HandlerFunction, name: str) -> tuple[Any, bool]:

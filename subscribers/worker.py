@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import DBAPIError
 
 from eventlog.errors import DatabaseError
@@ -278,9 +278,12 @@ def _drain_turn(partition: Partition, until: int, counts: dict[str, Counts]) -> 
     """Take one turn; return whether the partition is to have another."""
     done = partition.turn(until=until)
     _add(counts, partition, done)
-    if not partition.lease.held:
+    if partition.refusal is not None:
+        raise partition.refusal
+    if done.moved or not partition.lease.held:
         return True
-    return done.moved
+    partition.lease.release()
+    return False
 
 
 def _wait_for_others(
@@ -297,29 +300,35 @@ def _wait_for_others(
 
 
 def _as_far_as_it_comes(runtime: Runtime, partition: Partition, until: int) -> bool:
-    """Somebody else runs it: is it there, paused, or halted?"""
+    """Somebody else runs it: is it there, paused, or waiting at a failure?"""
     tables = runtime.database.tables
     mine = tables.checkpoints.c.subscriber == partition.subscriber.name
     here = tables.checkpoints.c.partition == partition.lease.partition
-    parked = (
+    waited_for = (
         select(func.count())
         .select_from(tables.failures)
         .where(
             tables.failures.c.subscriber == tables.checkpoints.c.subscriber,
             tables.failures.c.position > tables.checkpoints.c.position,
-            tables.failures.c.state == EntryState.PARKED,
+            or_(
+                tables.failures.c.state.in_((EntryState.PARKED, EntryState.BLOCKED)),
+                and_(
+                    tables.failures.c.state == EntryState.RETRYING,
+                    tables.failures.c.next_attempt_at > database_now(),
+                ),
+            ),
         )
         .scalar_subquery()
     )
     question = (
-        select(tables.checkpoints.c.position, tables.subscribers.c.state, parked)
+        select(tables.checkpoints.c.position, tables.subscribers.c.state, waited_for)
         .join(tables.subscribers, tables.subscribers.c.name == tables.checkpoints.c.subscriber)
         .where(mine, here)
     )
     with runtime.database.reader() as connection:
-        position, state, parked_ahead = connection.execute(question).one()
-    halted = partition.subscriber.on_failure is OnFailure.HALT and parked_ahead > 0
-    return bool(position >= until or state != "running" or halted)
+        position, state, failures = connection.execute(question).one()
+    waits = partition.subscriber.on_failure is OnFailure.HALT and failures > 0
+    return bool(position >= until or state != "running" or waits)
 
 
 def _add(counts: dict[str, Counts], partition: Partition, done: Delivered) -> None:
