@@ -5,7 +5,7 @@ the connection SQLAlchemy lends; everything that happens once a batch or less is
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -206,6 +206,22 @@ def translated(database: Database) -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
+
+
+@contextmanager
+def undone_on_error(connection: Connection) -> Iterator[None]:
+    """Roll the driver's transaction back when the block raises.
+
+    SQLAlchemy forgets a transaction at the first attempt to commit it, also one that was refused on the way; the driver
+    would then still be in it when the connection goes back to its pool.
+    """
+    try:
+        yield
+    except BaseException:
+        if not (connection.closed or connection.invalidated):
+            with suppress(Exception):
+                connection.connection.rollback()
+        raise
 
 
 def connection_of(transaction: Transaction) -> Connection:

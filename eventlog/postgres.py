@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog.database import Holder, Inserted, PageQuery
+from eventlog.database import Holder, Inserted, PageQuery, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -102,7 +102,7 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        with self._read_committed.connect() as connection, connection.begin():
+        with self._read_committed.connect() as connection, connection.begin(), undone_on_error(connection):
             yield connection
 
     def reader(self) -> AbstractContextManager[Connection]:

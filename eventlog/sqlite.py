@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog.database import Holder, Inserted, PageQuery
+from eventlog.database import Holder, Inserted, PageQuery, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -53,7 +53,7 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection, connection.begin():
+        with self.engine.connect() as connection, connection.begin(), undone_on_error(connection):
             if not _driver(connection).in_transaction:
                 connection.exec_driver_sql("begin immediate")
             elif not getattr(self.engine, _PREPARED, False):
