@@ -239,7 +239,7 @@ class PostgresDatabase:
     def transaction_is_usable(self, connection: Connection) -> bool:
         if connection.closed or connection.invalidated:
             return False
-        return bool(_driver(connection).info.transaction_status == pq.TransactionStatus.INTRANS)
+        return bool(_driver(connection).pgconn.transaction_status == pq.TransactionStatus.INTRANS)
 
     def _rows(self, connection: Connection, sql: str, values: Any = None) -> list[Any]:
         """Run one statement on the driver's cursor, in whatever transaction the connection is in."""

@@ -58,31 +58,50 @@ app.engine.dispose()
 
 
 def test_the_readme_does_what_it_prints(tmp_path: Path) -> None:
-    blocks = [(text, _played(kind, text, tmp_path)) for kind, text in BLOCK.findall(README.read_text())]
+    reader = Reader(tmp_path)
+    blocks = [(text, reader.plays(kind, text)) for kind, text in BLOCK.findall(README.read_text())]
     assert [said for said, _done in blocks] == [done for _said, done in blocks]
 
 
 def test_the_code_for_a_service_runs_as_it_stands(tmp_path: Path) -> None:
-    blocks = BLOCK.findall(README.read_text())
-    for kind, text in blocks:
-        _played(kind, text, tmp_path)
-    service = [text for kind, text in blocks if kind == "python" and not FILE.match(text)]
-    (tmp_path / "service.py").write_text(PRELUDE + "\n".join(service) + EPILOGUE)
+    quick_start, _, service = README.read_text().partition("## In your service")
+    reader = Reader(tmp_path)
+    for kind, text in BLOCK.findall(quick_start):
+        reader.plays(kind, text)
+    code = [text for kind, text in BLOCK.findall(service) if kind == "python"]
+    (tmp_path / "service.py").write_text(PRELUDE + "\n".join(code) + EPILOGUE)
 
     done = subprocess.run([sys.executable, "service.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert (done.stdout, done.stderr) == ("[1, 2, 3, 4]\n", "")
 
 
-def _played(kind: str, text: str, folder: Path) -> str:
-    """Do in a folder what a block says, and return the block as it would read with the output of today."""
-    named = FILE.match(text)
-    if kind in ("python", "toml") and named is not None:
-        _write(folder / named[1], text[named.end() :], begins=named[2])
-    if kind != "console":
+class Reader:
+    """Somebody who types the README in its order, beginning in an empty folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def plays(self, kind: str, text: str) -> str:
+        """Do what a block says, and return the block as it would read with the output of today."""
+        named = FILE.match(text)
+        if named is not None and kind in ("python", "toml"):
+            _write(self.folder / named[1], text[named.end() :], begins=named[2])
+        elif named is not None and kind == "diff":
+            _change(self.folder / named[1], text[named.end() :])
+        elif kind == "sh" and text.startswith("eventlog "):
+            for command in text.splitlines():
+                self.types(command)
+        elif kind == "console":
+            commands = re.findall(r"^\$ (.*)\n", text, re.MULTILINE)
+            return "".join(f"$ {command}\n{_same(self.types(command))}" for command in commands)
         return text
-    commands = re.findall(r"^\$ (.*)\n", text, re.MULTILINE)
-    return "".join(f"$ {command}\n{_same(_run(command, folder))}" for command in commands)
+
+    def types(self, command: str) -> str:
+        if command.startswith("cd "):
+            self.folder /= command.removeprefix("cd ")
+            return ""
+        return _run(command, self.folder)
 
 
 def _write(file: Path, text: str, *, begins: str | None) -> None:
@@ -91,6 +110,14 @@ def _write(file: Path, text: str, *, begins: str | None) -> None:
         assert found, f"{file.name} has no line {begins!r}"
         text = before + text
     file.write_text(text)
+
+
+def _change(file: Path, difference: str) -> None:
+    """Replace the line that a difference takes away by the one it puts there."""
+    gone, come = difference.splitlines()
+    before = file.read_text()
+    assert before.count(f"\n{gone[1:]}\n") == 1, f"{file.name} has no line {gone[1:]!r}"
+    file.write_text(before.replace(f"\n{gone[1:]}\n", f"\n{come[1:]}\n"))
 
 
 def _run(command: str, folder: Path) -> str:
@@ -124,9 +151,8 @@ def _same(text: str) -> str:
 def _rewrite() -> None:
     """Write today's output into the README."""
     with tempfile.TemporaryDirectory() as folder:
-        readme = BLOCK.sub(
-            lambda block: f"```{block[1]}\n{_played(block[1], block[2], Path(folder))}```", README.read_text()
-        )
+        reader = Reader(Path(folder))
+        readme = BLOCK.sub(lambda block: f"```{block[1]}\n{reader.plays(block[1], block[2])}```", README.read_text())
     README.write_text(readme)
 
 

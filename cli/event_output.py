@@ -1,0 +1,83 @@
+"""Recorded events as they are printed: a line of JSON each, or a table that is written while the log is read.
+
+Nothing is decoded as a class: what is stored is shown. Neither form holds more of the log in memory than a page.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import tee
+
+import msgspec
+
+from eventlog.cli.output import Column, is_terminal, moment, number, plain_lines, printable, width
+from eventlog.events import Recorded, StoredEvent
+
+DATA_CHARACTERS_MIN = 24
+"""Data gets a line of its own where a terminal leaves it less than this."""
+
+_COLUMNS = (
+    Column(title="position", right=True),
+    Column(title="recorded"),
+    Column(title="stream"),
+    Column(title="type"),
+    Column(title="data"),
+)
+_TO_STREAM = len("POSITION  2026-01-31T09:30:00Z  ")
+
+
+def json_line(event: StoredEvent) -> str:
+    """Write a `Recorded` as JSON, its data number for number and key for key as it is stored."""
+    recorded = Recorded(
+        position=event.position,
+        id=event.id,
+        stream=event.stream,
+        version=event.version,
+        type=event.type,
+        type_version=event.type_version,
+        data=_raw(event.data),
+        metadata=_raw(event.metadata),  # type: ignore[arg-type]  # written out as it is, never read here
+        recorded_at=event.recorded_at,
+    )
+    return msgspec.json.encode(recorded).decode()
+
+
+def table_lines(events: Iterable[StoredEvent]) -> Iterator[str]:
+    """Set events in a table, the titles first: whole in a pipe, cut to the width of a terminal."""
+    if is_terminal():
+        yield from _fitted(events, width())
+        return
+    yield from plain_lines(_COLUMNS, ((*_place(one), printable(one.data)) for one in events))
+
+
+def _fitted(events: Iterable[StoredEvent], room: int) -> Iterator[str]:
+    names = max(20, room - _TO_STREAM - 2)
+    to_place, to_show = tee(events)
+    places = ((*_place(one, stream_max=names * 6 // 11, type_max=names * 5 // 11), "") for one in to_place)
+    lines = plain_lines(_COLUMNS, places)
+    header = next(lines)
+    data_at = header.index("DATA")
+    beside = room - data_at >= DATA_CHARACTERS_MIN
+    yield header if beside else header[:data_at].rstrip()
+    for line, event in zip(lines, to_show, strict=True):
+        if beside:
+            yield _cut(f"{line.ljust(data_at)}{printable(event.data)}", room)
+        else:
+            yield line
+            yield _cut(f"    {printable(event.data)}", room)
+
+
+def _place(event: StoredEvent, *, stream_max: int = 0, type_max: int = 0) -> tuple[str, str, str, str]:
+    stream, kind = printable(event.stream), printable(event.type)
+    return number(event.position), moment(event.recorded_at), _cut(stream, stream_max), _cut(kind, type_max)
+
+
+def _cut(text: str, room: int) -> str:
+    """Cut a text to so many characters; no room at all means that there is no limit."""
+    return text if not room or len(text) <= room else f"{text[: room - 1]}…"
+
+
+def _raw(text: str) -> msgspec.Raw | str:
+    """JSON on one line; a text that is no JSON, which only another program can have written, as a text."""
+    try:
+        return msgspec.Raw(msgspec.json.format(text.encode(), indent=-1))
+    except msgspec.DecodeError:
+        return text

@@ -1,0 +1,161 @@
+"""`init`, `append`, `read`: the log itself, without any subscriber."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from eventlog.cli.event_output import json_line, table_lines
+from eventlog.cli.opening import database_errors, named_log, opened_log
+from eventlog.cli.options import Position, shared_options
+from eventlog.cli.output import Column, counted, number, say, show, show_items, show_json, show_table
+from eventlog.cli.parsing import event_id, expected_version, json_lines, json_value, pairs
+from eventlog.cli.settings import Settings, read_settings
+from eventlog.database import initialise
+from eventlog.errors import UsageError
+from eventlog.events import Event, Recorded, StoredEvent
+from eventlog.schema.migrate import SchemaState
+
+EVENTS_MAX = 100_000
+"""How many events one `append` takes from stdin: they are one transaction."""
+
+
+@click.command()
+@shared_options
+def init() -> None:
+    """Create the tables of the log, or upgrade them.
+
+    Safe to run at every deployment, and from several machines at once.
+
+    \b
+      eventlog init --url postgresql://shop@db/shop
+    """
+    settings = read_settings()
+    log = named_log(settings)
+    with database_errors(log):
+        found = initialise(log.database)
+    done = {SchemaState.MISSING: "created", SchemaState.OLDER: "upgraded"}.get(found, "unchanged")
+    place = log.engine.url.render_as_string(hide_password=True)
+    if settings.json:
+        show_json({"tables": done, "url": place, "schema": log.database.schema})
+        return
+    said = {"created": "Created the tables of", "upgraded": "Upgraded the tables of"}.get(done, "Nothing to do for")
+    show(f"{said} the log {log.database.schema!r} in {place}")
+
+
+@click.command()
+@click.argument("type_name", metavar="TYPE")
+@click.option("-s", "--stream", required=True, help="The stream the event belongs to.")
+@click.option("-d", "pairs_given", metavar="KEY=TEXT|KEY:=JSON", multiple=True, help="One field of the data.")
+@click.option("--data", metavar="JSON", help="The data as JSON; - reads one event a line from stdin.")
+@click.option("--expected", default="any", show_default=True, help="The stream's version, 'none' or 'any'.")
+@click.option("--id", "id_given", metavar="UUID", help="The event's id; appending it again changes nothing.")
+@click.option("--metadata", metavar="KEY=TEXT|KEY:=JSON", multiple=True, help="One field of the metadata.")
+@shared_options
+def append(
+    *,
+    type_name: str,
+    stream: str,
+    pairs_given: tuple[str, ...],
+    data: str | None,
+    expected: str,
+    id_given: str | None,
+    metadata: tuple[str, ...],
+) -> None:
+    """Append events to a stream.
+
+    All of them are recorded, or none. The id of an event makes it safe to append it again.
+
+    \b
+      eventlog append order.placed -s order-42 -d customer=ada -d total:=19.5
+      eventlog append order.paid -s order-42 --expected 1 --data '{"by": "card"}'
+      jq -c '.[]' rows.json | eventlog append row.read -s import --data -
+    """
+    settings = read_settings()
+    version = expected_version(expected)
+    with_id = event_id(id_given)
+    about = pairs(metadata, option="--metadata")
+    values = _data(pairs_given, data)
+    if with_id is not None and len(values) != 1:
+        raise UsageError(f"--id is given for {len(values)} events", remedy="append one event with an id at a time")
+    events = [Event(value, type=type_name, id=with_id) for value in values]
+    with opened_log(settings) as log:
+        recorded = log.append(*events, stream=stream, expected=version, metadata=about)
+    _show_appended(recorded, settings)
+
+
+@click.command()
+@click.option("--after", metavar="POSITION", type=Position(min=0), help="Only events after this position.")
+@click.option(
+    "--from", "from_position", metavar="POSITION", type=Position(min=1), help="Only events from this position on."
+)
+@click.option("--until", metavar="POSITION", type=Position(min=0), help="Only events up to this position, and with it.")
+@click.option("-t", "--type", "types", metavar="PATTERN", multiple=True, help="Only these types: flight.*, flight.**")
+@click.option("-s", "--stream", help="Only events of this stream.")
+@click.option("-n", "--limit", metavar="COUNT", type=click.IntRange(min=0), help="At most so many events.")
+@shared_options
+def read(
+    *,
+    after: int | None,
+    from_position: int | None,
+    until: int | None,
+    types: tuple[str, ...],
+    stream: str | None,
+    limit: int | None,
+) -> None:
+    """Read events in the order of the log.
+
+    They are shown as they were recorded, in JSON one event a line. No event is decoded as a class, so the ones your
+    code cannot read are shown as well.
+
+    \b
+      eventlog read --type 'order.*' --limit 20
+      eventlog read --stream order-42 --output jsonl | jq .data
+    """
+    if after is not None and from_position is not None:
+        raise UsageError("--after and --from both say where to begin", remedy="give one; --from 5 is --after 4")
+    begin = from_position - 1 if from_position is not None else after or 0
+    settings = read_settings()
+    with opened_log(settings) as log:
+        # Undecoded on purpose: what is stored is shown, whatever classes an app has declared in this process.
+        events = log._read_stored(after=begin, until=until, types=types, stream=stream, limit=limit)
+        if settings.json:
+            for event in events:
+                show(json_line(event))
+        else:
+            _show_events(events)
+
+
+def _data(pairs_given: tuple[str, ...], data: str | None) -> list[Any]:
+    if data is None:
+        return [pairs(pairs_given, option="-d")]
+    if pairs_given:
+        raise UsageError("-d and --data both give the data", remedy="use one of them")
+    if data != "-":
+        return [json_value(data, what="--data")]
+    if sys.stdin.isatty():
+        say("Reading one JSON value a line; end with ^D.")
+    return json_lines(sys.stdin.buffer, limit=EVENTS_MAX)
+
+
+def _show_appended(recorded: list[Recorded[Any]], settings: Settings) -> None:
+    if settings.json:
+        places = [
+            {"position": one.position, "id": one.id, "stream": one.stream, "version": one.version} for one in recorded
+        ]
+        show_items("events", places, settings.output)
+        return
+    columns = [Column(title="position", right=True), Column(title="stream"), Column(title="version", right=True)]
+    rows = [(number(one.position), one.stream, number(one.version), str(one.id)) for one in recorded]
+    show_table([*columns, Column(title="id")], rows)
+    say(f"Recorded {counted(len(recorded), 'event')}.")
+
+
+def _show_events(events: Iterable[StoredEvent]) -> None:
+    count = 0
+    for line in table_lines(events):
+        show(line)
+        count += 1
+    if count == 1:
+        say("No events.")

@@ -1,0 +1,179 @@
+"""Opening the log or the app a command works on, and the edge where database errors become ours.
+
+No command but `init` makes a SQLite file: one that is not there is a mistyped path, or a log nobody has made yet.
+"""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from eventlog.cli.settings import DEFAULT_URL, Settings
+from eventlog.errors import EventLogError, SchemaMissingError, UsageError
+from eventlog.log import EventLog
+from eventlog.schema.tables import DEFAULT_SCHEMA
+from eventlog.subscribers.app import App
+
+
+@contextmanager
+def opened_log(settings: Settings) -> Iterator[EventLog]:
+    """Lend the log, its tables checked. Raises `DatabaseError` of one kind or another when they are not there."""
+    log = named_log(settings)
+    with database_errors(log):
+        _check(log)
+        yield log
+
+
+@contextmanager
+def opened_app(settings: Settings) -> Iterator[App]:
+    """Lend the app, its log's tables checked. Raises `UsageError` when its log is not the one named as well."""
+    app = load_app(settings)
+    _refuse_another_log(settings, app)
+    with database_errors(app.log):
+        _check(app.log)
+        yield app
+
+
+def named_log(settings: Settings) -> EventLog:
+    """Make the log the settings mean; nothing is connected yet."""
+    if settings.url is None and settings.app is not None:
+        app = load_app(settings)
+        _refuse_another_log(settings, app)
+        return app.log
+    return EventLog(settings.url or DEFAULT_URL, schema=settings.schema or DEFAULT_SCHEMA)
+
+
+@contextmanager
+def database_errors(log: EventLog) -> Iterator[None]:
+    """Turn the driver's errors into ours while the block runs, and let the connections go at its end."""
+    try:
+        yield
+    except DBAPIError as error:
+        ours = log.database.translate(error)
+        said = str(error.orig).strip() or type(error.orig).__name__
+        raise ours or EventLogError(f"the database failed: {said}", remedy="--verbose shows more") from error
+    finally:
+        log.engine.dispose()
+
+
+def load_app(settings: Settings) -> App:
+    """Import the app, also from the current directory. Raises `UsageError`, which says what is wrong with it."""
+    if settings.app is None:
+        raise UsageError(
+            "this command runs your handlers, and no app is named",
+            remedy="say --app module:attribute, or put app = 'module:attribute' into eventlog.toml",
+        )
+    module_name, colon, attribute = settings.app.partition(":")
+    if not (module_name and colon and attribute) or "/" in module_name or module_name.endswith(".py"):
+        raise UsageError(
+            f"{settings.app!r} does not name an app",
+            remedy="write module:attribute, like shop.events:app for `app` in shop/events.py",
+        )
+    found = _attribute(_module(module_name, settings.app), attribute, settings.app)
+    return _as_app(found, settings.app)
+
+
+def _module(name: str, named: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"there is no module {error.name!r} (looking for the app {named!r})",
+                remedy=f"modules are looked for in {here} and where Python finds its own",
+            ) from error
+        raise _failed(error, f"the app {named!r} fails when it is imported") from error
+    except (Exception, SystemExit) as error:
+        raise _failed(error, f"the app {named!r} fails when it is imported") from error
+
+
+def _attribute(module: Any, path: str, named: str) -> Any:
+    found = module
+    for name in path.split("."):
+        if not hasattr(found, name):
+            apps = [one for one, value in vars(module).items() if isinstance(value, App)]
+            hint = f"it has {', '.join(f'{module.__name__}:{one}' for one in apps)}" if apps else "name your App there"
+            raise UsageError(f"{module.__name__!r} has no {path!r} (looking for the app {named!r})", remedy=hint)
+        found = getattr(found, name)
+    return found
+
+
+def _as_app(found: Any, named: str) -> App:
+    if not isinstance(found, App) and callable(found) and not isinstance(found, type):
+        try:
+            found = found()
+        except (Exception, SystemExit) as error:
+            raise _failed(error, f"{named!r} fails when it is called to make the app") from error
+    if not isinstance(found, App):
+        raise UsageError(
+            f"{named!r} is a {type(found).__qualname__}, not an App",
+            remedy="name what App(...) returned, or a function without arguments that returns it",
+        )
+    return found
+
+
+def _failed(error: BaseException, what: str) -> UsageError:
+    """Show where the app's own code failed: without our frames, and without the import machinery's."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    lines = traceback.format_list(frames[-5:]) + traceback.format_exception_only(error)
+    remedy = getattr(error, "remedy", "") or "repair it; importing an app must work before its handlers can run"
+    return UsageError(f"{what}\n{''.join(lines).rstrip()}", remedy=remedy)
+
+
+def _refuse_another_log(settings: Settings, app: App) -> None:
+    """Handlers run on the app's own log; a URL that means another one would be ignored without a word."""
+    own = app.engine.url
+    if settings.url is not None and settings.app is not None:
+        named = EventLog(settings.url).engine.url
+        if _place(named) != _place(own):
+            raise UsageError(
+                f"{settings.url_from} says {_shown(named)}, and the app {settings.app!r} has its log in {_shown(own)}",
+                remedy="leave the URL out, or have the app read the same setting",
+            )
+    if settings.schema is not None and settings.schema != app.log.database.schema:
+        raise UsageError(
+            f"the schema {settings.schema!r} is asked for, and the app's log is {app.log.database.schema!r}",
+            remedy="leave the schema out, or have the app say App(..., schema=...)",
+        )
+
+
+def _check(log: EventLog) -> None:
+    _refuse_missing_file(log)
+    with log.database.reader() as connection:
+        log.check(connection)
+
+
+def _refuse_missing_file(log: EventLog) -> None:
+    url = log.engine.url
+    if url.get_backend_name() != "sqlite" or url.database is None or url.database.startswith("file:"):
+        return
+    if not Path(url.database).exists():
+        raise SchemaMissingError(
+            f"there is no log in {url.database}: no such file",
+            remedy="run `eventlog init` to make it here, or name another one with --url",
+        )
+
+
+def _place(url: URL) -> tuple[object, ...]:
+    """What two URLs must share to mean one database: not the role, nor the options."""
+    if url.get_backend_name() == "sqlite":
+        return ("sqlite", str(Path(url.database or "").absolute()))
+    return ("postgresql", url.host or url.query.get("host"), url.port or 5432, url.database)
+
+
+def _shown(url: URL) -> str:
+    return make_url(url).render_as_string(hide_password=True)

@@ -1,0 +1,152 @@
+"""How commands print: data on stdout, talk on stderr, tables for people, JSON for programs.
+
+A table on a terminal fits its width; in a pipe it is plain text, every cell whole, so that other tools can pick it
+apart. What comes out of a database is never passed to a terminal with control characters in it.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import chain, islice
+from typing import Any
+
+from eventlog.clock import utc_now
+
+ROWS_MEASURED = 200
+"""How many rows of a stream decide the widths of its columns; the rest is not waited for."""
+
+
+class Format(StrEnum):
+    """The forms of output."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table: numbers stand on the right; `wraps` may be broken over lines on a narrow terminal."""
+
+    title: str
+    right: bool = False
+    wraps: bool = False
+
+
+def say(message: str = "") -> None:
+    """Tell the person at the terminal something; never data."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def show(text: str = "") -> None:
+    """Print a line that people asked for."""
+    sys.stdout.write(f"{text}\n")
+
+
+def show_json(document: Any) -> None:
+    """Print one document: a line in a pipe, indented on a terminal."""
+    import msgspec
+
+    text = msgspec.json.encode(document)
+    show((msgspec.json.format(text, indent=2) if is_terminal() else text).decode())
+
+
+def show_items(key: str, items: Iterable[Any], output: Format) -> None:
+    """Print a list: as `{key: [...]}` in one document, or as one line of JSON for each."""
+    if output is Format.JSON:
+        show_json({key: list(items)})
+        return
+    import msgspec
+
+    for item in items:
+        show(msgspec.json.encode(item).decode())
+
+
+def show_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table that is small enough to be held in memory."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if is_terminal():
+        _show_rich(columns, cells)
+        return
+    for line in plain_lines(columns, cells):
+        show(line)
+
+
+def plain_lines(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Set rows in columns, line by line; the first rows decide the widths, so a stream is not held in memory."""
+    coming = iter(rows)
+    first = list(islice(coming, ROWS_MEASURED))
+    titles = [column.title.upper() for column in columns]
+    widths = [max(len(row[place]) for row in (titles, *first)) for place in range(len(columns))]
+    for row in chain([titles], first, coming):
+        cells = (
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for column, width, cell in zip(columns, widths, row, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def is_terminal() -> bool:
+    """Tell whether a person reads stdout."""
+    return sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def width() -> int:
+    """Return the width of the terminal."""
+    return shutil.get_terminal_size().columns
+
+
+def printable(text: str) -> str:
+    """Replace control characters and line breaks, which could write anywhere on a terminal."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else " " for one in text)
+
+
+def number(value: int) -> str:
+    """Write a number for people."""
+    return f"{value:,}"
+
+
+def moment(value: datetime | None) -> str:
+    """Write a time for people, in UTC, to the second."""
+    return "" if value is None else value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def until(value: datetime | None) -> str:
+    """Write for people how long it is until a time."""
+    if value is None:
+        return "-"
+    seconds = (value - utc_now()).total_seconds()
+    if seconds <= 0:
+        return "now"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"in {seconds / length:.0f} {unit}"
+    return f"in {seconds:.0f} s"
+
+
+def counted(count: int, what: str) -> str:
+    """Write `1 event`, `2 events`."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def _show_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=not column.wraps,
+            overflow="fold" if column.wraps else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)

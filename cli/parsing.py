@@ -1,0 +1,102 @@
+"""What people type: `key=value` pairs, JSON, durations and times. Pure, but for the clock."""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from eventlog.clock import utc_now
+from eventlog.errors import UsageError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def pairs(given: Sequence[str], *, option: str) -> dict[str, Any]:
+    """Read `key=text` and `key:=json`. Raises `UsageError`."""
+    read: dict[str, Any] = {}
+    for one in given:
+        key, value = _pair(one, option=option)
+        if key in read:
+            raise UsageError(f"{option} names {key!r} twice", remedy="give each key once")
+        read[key] = value
+    return read
+
+
+def json_value(text: str | bytes, *, what: str) -> Any:
+    """Read JSON. Raises `UsageError`, which says what of it is wrong."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise UsageError(
+            f"{what} is not JSON: {error}", remedy='text stands in double quotes: {"key": "value"}'
+        ) from error
+
+
+def json_lines(lines: Iterable[bytes], *, limit: int) -> list[Any]:
+    """Read one JSON value a line, passing empty lines by. Raises `UsageError` with the number of a wrong line."""
+    values = [json_value(line, what=f"line {place}") for place, line in enumerate(lines, start=1) if line.strip()]
+    if len(values) > limit:
+        raise UsageError(
+            f"{len(values):,} events in one append; at most {limit:,} are allowed", remedy="append them in parts"
+        )
+    return values
+
+
+def expected_version(text: str) -> int | str:
+    """Read `any`, `none` or a version. Raises `UsageError`."""
+    if text in ("any", "none"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise UsageError(
+        f"--expected {text!r} is neither a version nor 'none' nor 'any'",
+        remedy="give the version the stream is at, or 'none' for a stream that must not exist",
+    )
+
+
+def event_id(text: str | None) -> UUID | None:
+    """Read a UUID. Raises `UsageError`."""
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        raise UsageError(
+            f"--id {text!r} is not a UUID", remedy="give one, or leave --id out to have one made"
+        ) from None
+
+
+def since(text: str) -> datetime:
+    """Read a duration before now (`90s`, `15m`, `2h`, `3d`, `1w`, `1h30m`) or an ISO time; return it in UTC.
+
+    A time without an offset is read as the local time of this machine. Raises `UsageError`.
+    """
+    try:
+        found = _before_now(text) or datetime.fromisoformat(text)
+        return found.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(
+            f"{text!r} is neither a duration nor a time",
+            remedy="write 90s, 15m, 2h, 3d or 1w, or an ISO time like 2026-01-31T09:30:00+01:00",
+        ) from error
+
+
+def _pair(text: str, *, option: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    typed = key.endswith(":")
+    key = key.removesuffix(":")
+    if not (key and equals):
+        raise UsageError(
+            f"{option} {text!r} is not a pair", remedy="write key=text, or key:=json for numbers, lists and true"
+        )
+    return key, json_value(value, what=f"the value of {key!r}") if typed else value
+
+
+def _before_now(text: str) -> datetime | None:
+    parts = _DURATION.findall(text)
+    if not parts or "".join(amount + unit for amount, unit in parts) != text:
+        return None
+    length = sum((timedelta(**{_UNITS[unit]: float(amount)}) for amount, unit in parts), timedelta())
+    return utc_now() - length

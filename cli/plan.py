@@ -1,0 +1,70 @@
+"""Showing what a command is about to do, and asking for it.
+
+Without a terminal to ask on, only `--yes` is consent. The plan is data where nothing else follows (`--dry-run`), and
+talk where the deed follows it.
+"""
+
+import sys
+
+import click
+
+from eventlog.cli.exits import Exit
+from eventlog.cli.output import counted, moment, number, say, show
+from eventlog.errors import RefusedError
+from eventlog.subscribers.control import Move
+
+TYPES_SHOWN = 10
+
+
+def ask(question: str, *, yes: bool, dry_run_offered: bool) -> None:
+    """Return if the deed is wanted; raise `RefusedError`, or leave with that code, if not."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(
+            "this wants consent, and there is no terminal to ask on: nothing was changed",
+            remedy="add --yes" + (", or --dry-run to see the plan only" if dry_run_offered else ""),
+        )
+    if not click.confirm(question, default=False, err=True):
+        say("Nothing was changed.")
+        raise click.exceptions.Exit(Exit.REFUSED)
+
+
+def show_plan(move: Move, *, dry_run: bool) -> None:
+    """Show what a move would do, to a person."""
+    line = show if dry_run else say
+    line(move_line(move))
+    for text in _plan_lines(move):
+        line(f"  {text}")
+
+
+def show_done(deed: str, move: Move) -> None:
+    """Tell a person what was done."""
+    show(f"{deed} {move_line(move)}")
+    if move.undo is not None:
+        show(f"  undo: {move.undo}")
+
+
+def move_line(move: Move) -> str:
+    """Write both ends of a move, and what is delivered next."""
+    ends = f"{number(move.from_position)} -> {number(move.to_position)}"
+    return f"{move.subscriber}: checkpoint {ends}, next event {number(move.next_event)}"
+
+
+def _plan_lines(move: Move) -> list[str]:
+    again = f", {number(move.already_handled)} of them handled before" if move.already_handled else ""
+    lines = [f"{counted(move.events, 'event')} will be delivered{again}"]
+    lines += [f"  {number(count):>9}  {name}" for name, count in _largest(move.by_type)]
+    if len(move.by_type) > TYPES_SHOWN:
+        lines.append(f"             and {counted(len(move.by_type) - TYPES_SHOWN, 'type')} more")
+    if move.first_recorded_at is not None:
+        lines.append(f"recorded {moment(move.first_recorded_at)} to {moment(move.last_recorded_at)}")
+    if move.superseded:
+        lines.append(f"{counted(move.superseded, 'open failure')} superseded: those events come again")
+    if move.emptied:
+        lines.append(f"emptied and filled again: {', '.join(move.emptied)}")
+    return lines
+
+
+def _largest(by_type: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(by_type.items(), key=lambda one: (-one[1], one[0]))[:TYPES_SHOWN]

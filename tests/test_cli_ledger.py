@@ -1,0 +1,183 @@
+"""`status`, `subscribers`, `register`, `failures`, `retry` and `skip`, on both databases."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli_support import Shop
+from tests.log_support import opened
+
+
+@pytest.fixture
+def shop(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shop:
+    return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_status_has_the_keys_that_are_promised(shop: Shop) -> None:
+    position = shop.orders(1, -1)[-1]
+    shop.drain()
+    found = shop.json("status")
+    assert set(found) == {"head", "high_water_mark", "held_back_by", "subscribers"}
+    assert (found["head"], found["high_water_mark"], found["held_back_by"]) == (position, position, [])
+    assert shop.status("mail") == {
+        "name": "mail",
+        "kind": "effect",
+        "state": "running",
+        "checkpoint": position,
+        "lag": 0,
+        "lag_exact": True,
+        "failures": {"parked": 1},
+        "owner": None,
+    }
+
+
+def test_status_counts_what_a_subscriber_has_still_to_do(shop: Shop) -> None:
+    shop.json("register", "--app", "shop:app")
+    shop.orders(1, 1, 1)
+    assert shop.status("mail")["lag"] == 3
+    assert [one["name"] for one in shop.cli("status", "-o", "jsonl").lines] == ["board", "mail"]
+
+
+def test_status_names_the_transaction_that_holds_the_log_back(
+    postgres_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = Shop.open(tmp_path, postgres_database_url, monkeypatch=monkeypatch, capsys=capsys)
+    with opened(f"{shop.url}?application_name=slow-import") as log, log.engine.begin() as connection:
+        from eventlog.events import Event
+
+        log.append(Event({}, type="note.taken", stream="note-1"), tx=connection)
+        (holder,) = shop.json("status")["held_back_by"]
+        assert (holder["application"], holder["pid"] > 0) == ("slow-import", True)
+        assert f"pid {holder['pid']} (slow-import" in shop.cli("status").err
+
+
+def test_a_table_of_status_says_what_failed_and_what_to_do(shop: Shop) -> None:
+    shop.orders(-1, -1)
+    shop.drain()
+    ran = shop.cli("status")
+    assert "2 parked" in ran.out
+    assert "eventlog retry" in ran.err
+
+
+def test_register_says_what_it_did_to_whom(shop: Shop) -> None:
+    assert shop.json("register", "mail", "--app", "shop:app") == {"subscribers": {"mail": "created"}}
+    assert shop.json("register", "--app", "shop:app")["subscribers"] == {"mail": "unchanged", "board": "created"}
+    assert "board: unchanged" in shop.cli("register", "--app", "shop:app").out
+
+
+def test_code_that_handles_less_is_registered_with_consent_only(shop: Shop) -> None:
+    _fewer_types(shop, before="clishop.placed", after="clishop.other")
+    ran = shop.cli("register", "--app", "less:app", "-o", "json")
+    assert (ran.code, ran.error["code"]) == (2, "refused")
+    assert "--drop-types" in ran.error["remedy"]
+    assert shop.json("register", "--app", "less:app", "--drop-types")["subscribers"] == {"mail": "changed"}
+
+
+def test_subscribers_lists_what_is_registered(shop: Shop) -> None:
+    assert shop.json("subscribers") == {"subscribers": []}
+    shop.json("register", "--app", "shop:app")
+    board, mail = shop.json("subscribers")["subscribers"]
+    assert (board["name"], board["kind"], board["tables"]) == ("board", "projection", ["shop_totals"])
+    assert (mail["name"], mail["delivery"], mail["types"]) == ("mail", "at-least-once", ["clishop.placed"])
+
+
+def test_failures_have_the_keys_that_are_promised(shop: Shop) -> None:
+    _, position = shop.orders(1, -1)
+    shop.drain()
+    (failure,) = shop.json("failures")["failures"]
+    promised = {"subscriber", "position", "state", "attempts", "error_type", "message", "next_attempt_at"}
+    assert promised <= set(failure)
+    assert (failure["subscriber"], failure["position"], failure["state"]) == ("mail", position, "parked")
+    assert (failure["error_type"], failure["message"]) == ("ValueError", "a total of -1.0")
+
+
+def test_failures_are_narrowed_by_subscriber_state_and_limit(shop: Shop) -> None:
+    shop.orders(-1, -1)
+    shop.drain()
+
+    def count(*options: str | int) -> int:
+        return len(shop.json("failures", *options)["failures"])
+
+    assert count("mail") == count("--state", "parked") == 2
+    assert count("board") == count("--state", "retrying") == 0
+    ran = shop.cli("failures", "--limit", 1, "-o", "jsonl")
+    assert len(ran.lines) == 1
+    assert "more than 1" in ran.err
+
+
+def test_closed_failures_are_listed_when_they_are_asked_for(shop: Shop) -> None:
+    (position,) = shop.orders(-1)
+    shop.drain()
+    shop.json("skip", "mail", position, "--reason", "gone", "--yes")
+    assert shop.json("failures") == {"failures": []}
+    (failure,) = shop.json("failures", "--all")["failures"]
+    assert (failure["state"], failure["reason"]) == ("skipped", "gone")
+
+
+def test_retry_makes_failures_due_and_a_worker_runs_them(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.orders(1, -1, -1)
+    shop.drain()
+    monkeypatch.setenv("FIXED", "yes")
+    assert shop.json("retry")["changed"] == 2
+    assert shop.status("mail")["failures"] == {"retrying": 2}
+    assert shop.drain()["subscribers"]["mail"] == {"handled": 2, "failed": 0}
+    assert shop.status("mail")["failures"] == {"resolved": 2}
+
+
+def test_retry_takes_a_subscriber_and_positions(shop: Shop) -> None:
+    first, _, third = shop.orders(-1, -1, -1)
+    shop.drain()
+    assert shop.json("retry", "mail", first, third)["changed"] == 2
+    assert shop.json("retry", "board")["changed"] == 0
+    assert shop.status("mail")["failures"] == {"parked": 1, "retrying": 2}
+
+
+def test_a_dry_run_of_retry_changes_nothing(shop: Shop) -> None:
+    (position,) = shop.orders(-1)
+    shop.drain()
+    plan = shop.json("retry", "--dry-run")
+    assert (plan["changed"], plan["failures"]) == (0, [{"subscriber": "mail", "position": position}])
+    assert "1 failure would be due now" in shop.cli("retry", "--dry-run").out
+    assert shop.status("mail")["failures"] == {"parked": 1}
+
+
+def test_a_failure_that_is_closed_is_not_retried(shop: Shop) -> None:
+    (position,) = shop.orders(-1)
+    shop.drain()
+    shop.json("skip", "mail", position, "--reason", "gone", "--yes")
+    assert shop.cli("retry", "mail", position).code == 2
+    assert "nothing was changed" in shop.cli("retry").out
+
+
+def test_skip_wants_a_reason_and_consent(shop: Shop) -> None:
+    (position,) = shop.orders(-1)
+    shop.drain()
+    assert "--reason" in shop.cli("skip", "mail", position).err
+    ran = shop.cli("skip", "mail", position, "--reason", "gone", "-o", "json")
+    assert (ran.code, ran.error["code"]) == (2, "refused")
+    assert "--yes" in ran.error["remedy"]
+    assert shop.json("skip", "mail", position, "--reason", "gone", "--dry-run")["changed"] == 0
+    assert shop.status("mail")["failures"] == {"parked": 1}
+    assert shop.json("skip", "mail", position, "--reason", "gone", "--yes")["changed"] == 1
+    assert shop.status("mail")["failures"] == {"skipped": 1}
+
+
+def test_a_message_cannot_write_on_the_terminal(shop: Shop) -> None:
+    source = (shop.folder / "shop.py").read_text()
+    shop.module("shop", source.replace('f"a total of', 'f"\\x1b[2Jone\\nline'))
+    shop.orders(-1)
+    shop.drain()
+    (header, line) = shop.cli("failures").out.splitlines()
+    assert "one line" in line
+    assert "\x1b" not in header + line
+
+
+def _fewer_types(shop: Shop, *, before: str, after: str) -> None:
+    """Register `mail` for one type, and leave an app that handles another one."""
+    text = "from eventlog import App\napp = App({url!r})\nmail = app.subscriber('mail')\n"
+    text += "@mail.on({pattern!r})\ndef send(recorded):\n    pass\n"
+    for name, pattern in (("more", before), ("less", after)):
+        shop.module(name, text.format(url=shop.url, pattern=pattern))
+    shop.json("register", "--app", "more:app")
