@@ -119,7 +119,7 @@ def read(
     settings = read_settings()
     with opened_log(settings) as log:
         # Undecoded on purpose: what is stored is shown, whatever classes an app has declared in this process.
-        events = log._read_stored(after=begin, until=until, types=types, stream=stream, limit=limit)
+        events = log.read_stored(after=begin, until=until, types=types, stream=stream, limit=limit)
         if settings.json:
             for event in events:
                 show(json_line(event))

@@ -9,12 +9,12 @@ import msgspec
 
 from eventlog.cli.opening import opened_log
 from eventlog.cli.options import Position, shared_options
-from eventlog.cli.output import moment, say, show_json
+from eventlog.cli.output import moment, say, show, show_json
 from eventlog.cli.parsing import since as parse_since
-from eventlog.cli.plan import ask, show_done, show_plan
+from eventlog.cli.plan import ask, show_done, show_plan, undone_line
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.database import Database
-from eventlog.errors import UsageError
+from eventlog.errors import RefusedError, UsageError
 from eventlog.projections.rebuild import owns_tables, rebuild_in_place
 from eventlog.subscribers import control
 from eventlog.subscribers.registration import read_subscriber
@@ -69,7 +69,8 @@ def rewind(
         move = deed(dry_run=True)
         if not settings.json:
             show_plan(move, dry_run=dry_run)
-        _check_resend(log.database, move, resend=resend, dry_run=dry_run)
+        if move.needs_resend and not resend:
+            _say_refused(control.not_twice(move), dry_run=dry_run)
         if not dry_run:
             ask(_question(move), yes=yes, dry_run_offered=True)
             move = deed(dry_run=False)
@@ -84,9 +85,10 @@ def rewind(
 @click.command()
 @click.argument("operation", type=click.IntRange(min=1))
 @click.option("--reason", help="Why, for the record.")
+@click.option("--dry-run", is_flag=True, help="Show what would come back, and change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do it unasked.")
 @shared_options
-def undo(operation: int, reason: str | None, yes: bool) -> None:
+def undo(operation: int, reason: str | None, dry_run: bool, yes: bool) -> None:
     """Take a rewind back.
 
     OPERATION is the number the rewind printed. The checkpoint and the failures are then as they were before. What has
@@ -98,12 +100,18 @@ def undo(operation: int, reason: str | None, yes: bool) -> None:
     """
     settings = read_settings()
     with opened_log(settings) as log:
-        ask(f"Undo operation {operation}?", yes=yes, dry_run_offered=False)
-        move = control.undo(log.database, operation, reason=reason)
+        undone = control.undo(log.database, operation, dry_run=True)
+        if not settings.json:
+            (show if dry_run else say)(undone_line(undone))
+        if not dry_run:
+            ask(f"Undo operation {operation}?", yes=yes, dry_run_offered=True)
+            undone = control.undo(log.database, operation, reason=reason)
     if settings.json:
-        show_json(_as_document(move, dry_run=False))
+        show_json(_undone_document(undone, dry_run=dry_run))
+    elif dry_run:
+        say("Nothing was changed.")
     else:
-        show_done("Undone:", move)
+        show(f"Undone {undone_line(undone)}")
 
 
 def _resolver(to_start: bool, from_position: int | None, since: str | None, *, settings: Settings) -> Resolver:
@@ -133,14 +141,8 @@ def _deed(
     return partial(control.rewind, database, name, resolver(database), resend=resend, reason=reason)
 
 
-def _check_resend(database: Database, plan: control.Move, *, resend: bool, dry_run: bool) -> None:
+def _say_refused(refusal: RefusedError, *, dry_run: bool) -> None:
     """Say before anybody is asked what the rewind itself would say afterwards: that it wants --resend."""
-    if resend or plan.emptied or not plan.already_handled:
-        return
-    with database.reader() as connection:
-        if read_subscriber(connection, database, plan.subscriber).declaration.idempotent:
-            return
-    refusal = control._not_twice(plan)
     if not dry_run:
         raise refusal
     say(f"It would be refused as it is: {refusal}\n  {refusal.remedy}")
@@ -150,6 +152,18 @@ def _question(plan: control.Move) -> str:
     if plan.emptied:
         return f"Empty {', '.join(plan.emptied)} and rewind {plan.subscriber}?"
     return f"Rewind {plan.subscriber}?"
+
+
+def _undone_document(undone: control.Undone, *, dry_run: bool) -> dict[str, object]:
+    return {
+        "subscriber": undone.subscriber,
+        "from": undone.from_position,
+        "to": undone.to_position,
+        "next_event": undone.to_position + 1,
+        "restored": undone.restored,
+        "operation": undone.operation,
+        "dry_run": dry_run,
+    }
 
 
 def _as_document(move: control.Move, *, dry_run: bool) -> dict[str, object]:

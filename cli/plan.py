@@ -11,7 +11,7 @@ import click
 from eventlog.cli.exits import Exit
 from eventlog.cli.output import counted, moment, number, say, show
 from eventlog.errors import RefusedError
-from eventlog.subscribers.control import Move
+from eventlog.subscribers.control import Move, Undone
 
 TYPES_SHOWN = 10
 
@@ -49,6 +49,13 @@ def move_line(move: Move) -> str:
     """Write both ends of a move, and what is delivered next."""
     ends = f"{number(move.from_position)} -> {number(move.to_position)}"
     return f"{move.subscriber}: checkpoint {ends}, next event {number(move.next_event)}"
+
+
+def undone_line(undone: Undone) -> str:
+    """Write where the checkpoint of an undone rewind goes, and what comes back with it."""
+    ends = f"{number(undone.from_position)} -> {number(undone.to_position)}"
+    back = f", {counted(undone.restored, 'failure')} back in the ledger" if undone.restored else ""
+    return f"{undone.subscriber}: checkpoint {ends}, next event {number(undone.to_position + 1)}{back}"
 
 
 def _plan_lines(move: Move) -> list[str]:

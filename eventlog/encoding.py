@@ -56,10 +56,17 @@ def _encode(value: Any, *, what: str, bytes_max: int) -> str:
             remedy="store the large part elsewhere and record where it is",
         )
     if b"null" in encoded:
-        _refuse_not_finite(msgspec.to_builtins(value), what=what, path="$")
+        _refuse_not_finite(msgspec.to_builtins(value, enc_hook=_raw), what=what, path="$")
     if _ESCAPED_NUL in encoded:
         _refuse_nul(msgspec.json.decode(encoded), what=what, path="$")
     return encoded.decode()
+
+
+def _raw(value: Any) -> Any:
+    """`msgspec.Raw` is JSON that somebody has written already."""
+    if isinstance(value, msgspec.Raw):
+        return msgspec.json.decode(value)
+    raise TypeError(f"{type(value).__qualname__} has no JSON form")
 
 
 def _refuse_not_finite(value: Any, *, what: str, path: str) -> None:

@@ -111,7 +111,17 @@ class EventLog:
         after the first page was fetched is not part of it. `types` may hold patterns (`flight.*`). Raises
         `UndecodableEventError` at an event that its declared class cannot read.
         """
-        return map(decode, self._read_stored(after=after, until=until, types=types, stream=stream, limit=limit))
+        return map(decode, self.read_stored(after=after, until=until, types=types, stream=stream, limit=limit))
+
+    def read_stored(
+        self, *, after: int, until: int | None, types: Sequence[str], stream: str | None, limit: int | None
+    ) -> Iterator[StoredEvent]:
+        """Read events as they are stored, data and metadata still JSON text: `read` without decoding."""
+        if isinstance(types, str):
+            raise UsageError(f"types={types!r} is a text", remedy=f"give a list: types=[{types!r}]")
+        patterns = [check_pattern(pattern) for pattern in types]
+        exact = tuple(patterns) if all(map(is_exact, patterns)) else ()
+        return self._pages(after=after, until=until, exact=exact, patterns=patterns, stream=stream, limit=limit)
 
     def get(self, position_or_id: int | UUID) -> Recorded[Any]:
         """Read one event by its position or its id. Raises `UnknownEventError`."""
@@ -232,15 +242,6 @@ class EventLog:
                 f"{len(found)} of the {len(pending)} events of this batch are already recorded", ids=tuple(found)
             )
         return [decode(found[event.id]) for event in pending]
-
-    def _read_stored(
-        self, *, after: int, until: int | None, types: Sequence[str], stream: str | None, limit: int | None
-    ) -> Iterator[StoredEvent]:
-        if isinstance(types, str):
-            raise UsageError(f"types={types!r} is a text", remedy=f"give a list: types=[{types!r}]")
-        patterns = [check_pattern(pattern) for pattern in types]
-        exact = tuple(patterns) if all(map(is_exact, patterns)) else ()
-        return self._pages(after=after, until=until, exact=exact, patterns=patterns, stream=stream, limit=limit)
 
     def _pages(
         self,

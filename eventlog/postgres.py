@@ -222,6 +222,8 @@ class PostgresDatabase:
         if not isinstance(cause, psycopg.Error):
             return None
         place = self.engine.url.render_as_string(hide_password=True)
+        if cause.sqlstate is None and "invalid connection option" in str(cause):
+            return UsageError(f"{place}: {str(cause).strip()}", remedy="leave the option out of the URL")
         said = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         if cause.sqlstate in {"42P01", "3F000", "42883"} and self.schema in said:
             return SchemaMissingError(

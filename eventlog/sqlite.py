@@ -224,7 +224,6 @@ def prepare(engine: Engine) -> Engine:
     def on_connect(driver: sqlite3.Connection, _record: object) -> None:
         driver.isolation_level = None
         driver.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
-        driver.execute("pragma journal_mode = wal")
         driver.execute("pragma synchronous = normal")
         driver.execute("pragma foreign_keys = on")
         driver.execute("pragma recursive_triggers = on")

@@ -38,7 +38,7 @@ def rebuild_in_place(database: Database, name: str, *, reason: str | None = None
             database.lock_tables(connection, tables, seconds=LOCK_SECONDS)
         row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
         plan = plan_rewind(connection, database, row, row.start_position)
-        move = msgspec.structs.replace(plan, emptied=row.declaration.tables)
+        move = msgspec.structs.replace(plan, emptied=row.declaration.tables, needs_resend=False)
         if dry_run:
             return move
         database.empty_tables(connection, tables)

@@ -71,6 +71,9 @@ def upgrade(engine: Engine, *, schema: str = DEFAULT_SCHEMA) -> SchemaState:
     Returns the state that was found. Raises `NewerSchemaError` when a later release has been here, and a database
     error when the role may not create tables. Safe to run twice, and at the same time.
     """
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            _let_readers_and_a_writer_in(connection)
     with engine.connect() as connection, connection.begin():
         _wait_for_other_upgrades(connection)
         state = schema_state(connection, schema=schema)
@@ -86,6 +89,13 @@ def _may_read_revision(connection: Connection, log: Tables) -> bool:
         return True
     question = select(func.has_table_privilege(log.sql_name(VERSION_TABLE), "select"))
     return bool(connection.scalar(question))
+
+
+def _let_readers_and_a_writer_in(connection: Connection) -> None:
+    """Switch a SQLite file to write-ahead logging. It stays so, and cannot be done within a transaction."""
+    driver = connection.connection.driver_connection
+    if driver is not None:
+        driver.execute("pragma journal_mode = wal")
 
 
 def _wait_for_other_upgrades(connection: Connection) -> None:

@@ -10,12 +10,13 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, and_, case, desc, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, desc, func, select, update
 
 from eventlog.database import Database, translated
 from eventlog.errors import NotFoundError, RefusedError
 from eventlog.patterns import covers
 from eventlog.schema.tables import OPEN_STATES
+from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.declaration import Kind
 from eventlog.subscribers.ledger import (
     Entry,
@@ -25,12 +26,13 @@ from eventlog.subscribers.ledger import (
     make_due,
     restore_superseded,
     supersede_above,
+    superseded_by,
 )
 from eventlog.subscribers.operations import Operation, record
 from eventlog.subscribers.registration import RowLock, SubscriberRow, read_subscriber
 
 ENTRIES_MAX = 10_000
-"""How many ledger entries one retry or skip changes at the most."""
+"""How many ledger entries of a subscriber one retry or skip changes at the most; the next one takes up the rest."""
 
 Resolve = Callable[[Connection, SubscriberRow], int]
 """Reads, inside the transaction, the position a checkpoint is to be moved to."""
@@ -40,7 +42,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint that was moved, or would be: where from and to, and what is delivered again because of it.
 
     `events` are those of the subscriber's types in between, `already_handled` how many of them its handlers have seen
-    before, failures that are still open left out. `superseded` counts ledger entries that were open. `operation` is
+    before, failures that are still open left out; `needs_resend` is whether that needs somebody's word. `superseded` counts ledger entries that were open. `operation` is
     None when nothing was changed.
     """
 
@@ -52,12 +54,23 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     by_type: dict[str, int]
     already_handled: int
+    needs_resend: bool
     first_recorded_at: datetime | None
     last_recorded_at: datetime | None
     superseded: int
     emptied: tuple[str, ...]
     operation: int | None
     undo: str | None
+
+
+class Undone(msgspec.Struct, frozen=True, kw_only=True):
+    """A rewind that was taken back, or would be: where the checkpoint goes, and how many entries come back."""
+
+    subscriber: str
+    from_position: int
+    to_position: int
+    restored: int
+    operation: int | None
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +100,8 @@ def rewind(
         move = plan_rewind(connection, database, row, resolve(connection, row))
         if dry_run:
             return move
-        if move.already_handled and not resend and not row.declaration.idempotent:
-            raise _not_twice(move)
+        if move.needs_resend and not resend:
+            raise not_twice(move)
         return carry_out(connection, database, move, reason=reason, forget_handled=False)
 
 
@@ -160,6 +173,7 @@ def plan_rewind(connection: Connection, database: Database, row: SubscriberRow, 
             failures.c.position <= min(now.position, now.handled_through),
         )
     )
+    already_handled = max(0, sum(one[2] for one in mine) - (not_handled or 0))
     return Move(
         subscriber=row.name,
         kind=row.kind,
@@ -168,7 +182,8 @@ def plan_rewind(connection: Connection, database: Database, row: SubscriberRow, 
         next_event=min((one[5] for one in counts), default=to + 1),
         events=sum(one[1] for one in mine),
         by_type={one[0]: one[1] for one in mine},
-        already_handled=max(0, sum(one[2] for one in mine) - (not_handled or 0)),
+        already_handled=already_handled,
+        needs_resend=already_handled > 0 and not row.declaration.idempotent,
         first_recorded_at=min((one[3] for one in mine), default=None),
         last_recorded_at=max((one[4] for one in mine), default=None),
         superseded=open_above or 0,
@@ -205,7 +220,7 @@ def carry_out(
     return msgspec.structs.replace(move, operation=operation, undo=undo)
 
 
-def undo(database: Database, operation: int, *, reason: str | None = None) -> Move:
+def undo(database: Database, operation: int, *, reason: str | None = None, dry_run: bool = False) -> Undone:
     """Take a rewind back (C3): the checkpoint returns to where it was, and the entries the rewind closed come back.
 
     What has been delivered again meanwhile stays delivered. Raises `NotFoundError`, and `RefusedError` for anything but
@@ -227,35 +242,26 @@ def undo(database: Database, operation: int, *, reason: str | None = None) -> Mo
                 f"{row.name}: the checkpoint has come to {now:,} by itself, where it was before operation {operation}",
                 remedy="there is nothing left to undo",
             )
-        _place(connection, database, row.name, back_to, handled_through=None)
-        number = record(
-            connection,
-            database.tables,
-            Operation(
-                action="undo",
-                subscriber=row.name,
-                before={"positions": [now], "operation": operation},
-                after={"positions": [back_to]},
-                reason=reason,
-            ),
+        undone = Undone(
+            subscriber=row.name,
+            from_position=now,
+            to_position=back_to,
+            restored=superseded_by(connection, database.tables, subscriber=row.name, above=now, operation=operation),
+            operation=None,
         )
-        restored = restore_superseded(connection, database.tables, subscriber=row.name, above=now, operation=operation)
-    return Move(
-        subscriber=row.name,
-        kind=row.kind,
-        from_position=now,
-        to_position=back_to,
-        next_event=back_to + 1,
-        events=0,
-        by_type={},
-        already_handled=0,
-        first_recorded_at=None,
-        last_recorded_at=None,
-        superseded=-restored,
-        emptied=(),
-        operation=number,
-        undo=None,
-    )
+        if dry_run:
+            return undone
+        _place(connection, database, row.name, back_to, handled_through=None)
+        done = Operation(
+            action="undo",
+            subscriber=row.name,
+            before={"positions": [now], "operation": operation},
+            after={"positions": [back_to]},
+            reason=reason,
+        )
+        number = record(connection, database.tables, done)
+        restore_superseded(connection, database.tables, subscriber=row.name, above=now, operation=operation)
+    return msgspec.structs.replace(undone, operation=number)
 
 
 def retry(
@@ -318,8 +324,13 @@ def _change_entries(
 
 def _entries_to_change(connection: Connection, database: Database, name: str, positions: Sequence[int]) -> list[Entry]:
     failures = database.tables.failures
-    question = select(failures).where(failures.c.subscriber == name).order_by(failures.c.position).limit(ENTRIES_MAX)
-    wanted = failures.c.position.in_(positions) if positions else failures.c.state.in_(OPEN_STATES)
+    question = (
+        select(failures)
+        .where(failures.c.subscriber == name)
+        .order_by(_due_last(failures), failures.c.position)
+        .limit(ENTRIES_MAX)
+    )
+    wanted = failures.c.position.in_(positions) if positions else _retriable(failures)
     found = [entry_from(row._mapping) for row in connection.execute(question.where(wanted).with_for_update())]
     missing = set(positions) - {entry.position for entry in found}
     if missing:
@@ -334,6 +345,17 @@ def _entries_to_change(connection: Connection, database: Database, name: str, po
                 remedy="only open failures can be retried or skipped; rewind to have an event delivered again",
             )
     return found
+
+
+def _retriable(failures: Table) -> ColumnElement[bool]:
+    """Open, and not being tried at this moment."""
+    being_tried = (failures.c.state == EntryState.RETRYING) & failures.c.next_attempt_at.is_(None)
+    return failures.c.state.in_(OPEN_STATES) & ~being_tried
+
+
+def _due_last(failures: Table) -> ColumnElement[int]:
+    """Order what a retry changes before what is due anyway, so that one after the other reaches all."""
+    return case((failures.c.next_attempt_at <= database_now(), 1), else_=0)
 
 
 def _place(
@@ -367,7 +389,8 @@ def _undoable(connection: Connection, database: Database, found: Any) -> int:
     return int(msgspec.json.decode(found.before)["positions"][0])
 
 
-def _not_twice(move: Move) -> RefusedError:
+def not_twice(move: Move) -> RefusedError:
+    """Make the error for a move that needs `resend`."""
     if move.kind == Kind.PROJECTION:
         return RefusedError(
             f"{move.subscriber}: {move.already_handled:,} events have been applied already, and the projection does not"

@@ -291,6 +291,13 @@ def supersede_above(connection: Connection, tables: Tables, *, subscriber: str, 
     return count
 
 
+def superseded_by(connection: Connection, tables: Tables, *, subscriber: str, above: int, operation: int) -> int:
+    """Count the entries above a position that an operation closed."""
+    table = tables.failures
+    closed = (table.c.subscriber == subscriber) & (table.c.position > above) & (table.c.closed_by == operation)
+    return connection.scalar(select(func.count()).select_from(table).where(closed)) or 0
+
+
 def restore_superseded(connection: Connection, tables: Tables, *, subscriber: str, above: int, operation: int) -> int:
     """Bring back the entries an operation closed, as they were; return how many."""
     table = tables.failures
