@@ -25,7 +25,7 @@ demo: $(READY)  ## run the demonstration
 	$(BIN)/eventlog demo
 
 test: $(READY)  ## run the tests on SQLite and PostgreSQL
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY)  ## formatting, lint, types, wheel and sdist
 	$(BIN)/python -m ruff format --check .

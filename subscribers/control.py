@@ -42,8 +42,8 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint that was moved, or would be: where from and to, and what is delivered again because of it.
 
     `events` are those of the subscriber's types in between, `already_handled` how many of them its handlers have seen
-    before, failures that are still open left out; `needs_resend` is whether that needs somebody's word. `superseded` counts ledger entries that were open. `operation` is
-    None when nothing was changed.
+    before, failures that are still open left out; `needs_resend` is whether that needs somebody's word. `superseded`
+    counts ledger entries that were open. `operation` is None when nothing was changed.
     """
 
     subscriber: str

@@ -73,8 +73,8 @@ def _in_the_folder(folder: Path) -> list[tuple[str, str]]:
         (f"cd {shlex.quote(str(folder))}", ""),
         *unset,
         (f"{eventlog} status", "where everything stands"),
-        (f"{eventlog} failures", "18 arrivals that are not on the board"),
-        (f"${{EDITOR:-nano}} {APP_FILE}", f"line {bug_line(folder / APP_FILE)}: write `arrival.delay or 0`"),
+        (f"{eventlog} failures", "18 arrivals missing from the board"),
+        (f"${{EDITOR:-nano}} {APP_FILE}", f"line {bug_line(folder / APP_FILE)}: `arrival.delay or 0`"),
         (f"{eventlog} retry", "make the failures due"),
         (f"{eventlog} run --drain", "and deliver them"),
         (f"{program('python')} {APP_FILE}", "the board, healed"),
@@ -84,7 +84,7 @@ def _in_the_folder(folder: Path) -> list[tuple[str, str]]:
 
 
 def _from_here(url: str | None) -> list[tuple[str, str]]:
-    eventlog = program("eventlog")
+    eventlog = program("eventlog", below=Path.cwd())
     keep = (f"{eventlog} demo flights", "keep it in flights/, bug included")
     if url is None:
         return [keep, (f"{eventlog} demo --url postgresql://...", "in an empty database")]

@@ -191,11 +191,16 @@ def _cells(one: Airport) -> tuple[str, ...]:
     )
 
 
-def program(name: str) -> str:
-    """Write how to call a program of this environment: by its name where that finds it, else by its path."""
+def program(name: str, *, below: Path | None = None) -> str:
+    """Write how to call a program of this environment: by its name where that finds it, else by its path.
+
+    The path is relative where the program is `below` a folder from which it is called.
+    """
     found = shutil.which(name)
     own = Path(sys.executable).parent / name
-    return name if found is not None and Path(found).parent == own.parent else shlex.quote(str(own))
+    if found is not None and Path(found).parent == own.parent:
+        return name
+    return shlex.quote(str(own.relative_to(below) if below is not None and own.is_relative_to(below) else own))
 
 
 def _console(*, quiet: bool) -> "Console":
