@@ -46,10 +46,13 @@ class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction that has appended and is still open, and holds the high-water mark back at `position`."""
+    """A transaction that has appended and is still open, and holds the high-water mark back at `position`.
+
+    `pid` is None for a prepared one, which has no process; `application` is then the name it was prepared under.
+    """
 
     position: int
-    pid: int
+    pid: int | None
     application: str
     user: str
     since: datetime | None

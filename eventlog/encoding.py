@@ -15,12 +15,25 @@ from eventlog.errors import InvalidEventError
 from eventlog.limits import DATA_BYTES_MAX, METADATA_BYTES_MAX
 
 _encoder = msgspec.json.Encoder()
+_check = msgspec.json.Decoder(msgspec.Raw).decode
+"""Reads JSON without making anything of it: what a `msgspec.Raw` holds is written as it is, and need not be JSON."""
 _ESCAPED_NUL = b"\\u0000"
 
 
 def encode_data(data: Any, *, event_type: str) -> str:
     """Write an event's data as JSON text; raise `InvalidEventError` when that cannot be done without loss."""
     return _encode(data, what=f"the data of {event_type}", bytes_max=DATA_BYTES_MAX)
+
+
+def check_metadata(metadata: object) -> Mapping[str, Any]:
+    """Return metadata that is a mapping, an empty one for None. Raises `InvalidEventError`."""
+    if metadata is None:
+        return {}
+    if isinstance(metadata, Mapping):
+        return metadata
+    raise InvalidEventError(
+        f"the metadata of an event is {type(metadata).__name__}", remedy="give a dict with text keys"
+    )
 
 
 def encode_metadata(metadata: Mapping[str, Any], *, event_type: str) -> str:
@@ -45,7 +58,9 @@ def _canonical(text: str) -> bytes:
 def _encode(value: Any, *, what: str, bytes_max: int) -> str:
     try:
         encoded = _encoder.encode(value)
-    except (TypeError, ValueError, UnicodeError, RecursionError, OverflowError) as error:
+        text = encoded.decode()
+        _check(encoded)
+    except (TypeError, ValueError, UnicodeError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
         raise InvalidEventError(
             f"{what} cannot be written as JSON: {error}",
             remedy="hold what JSON can: text, numbers, booleans, lists, dicts with text keys, dates, UUIDs, Structs",
@@ -59,7 +74,7 @@ def _encode(value: Any, *, what: str, bytes_max: int) -> str:
         _refuse_not_finite(msgspec.to_builtins(value, enc_hook=_raw), what=what, path="$")
     if _ESCAPED_NUL in encoded:
         _refuse_nul(msgspec.json.decode(encoded), what=what, path="$")
-    return encoded.decode()
+    return text
 
 
 def _raw(value: Any) -> Any:

@@ -34,7 +34,13 @@ class EventType:
         if self.stream_template is None:
             return None
         values = {name: _in_stream(self, name, getattr(data, name)) for name in _names_in(self.stream_template)}
-        return self.stream_template.format_map(values)
+        try:
+            return self.stream_template.format_map(values)
+        except (ValueError, TypeError) as error:
+            raise InvalidEventError(
+                f"{self.name}: the stream {self.stream_template!r} cannot be named with {values!r}: {error}",
+                remedy="give the fields the values their template is made for, or give the stream at append",
+            ) from error
 
 
 _by_name: dict[str, EventType] = {}
@@ -146,6 +152,8 @@ def _declaration(name: str, *, version: int, stream: str | None, data_class: obj
     if version < 1:
         raise DeclarationError(f"{name!r} is declared with version {version}", remedy="versions begin at 1")
     fields = {field.name for field in msgspec.structs.fields(data_class)}
+    if stream is not None:
+        _check_template(stream, name)
     unknown = [field for field in _names_in(stream or "") if field not in fields]
     if unknown:
         raise DeclarationError(
@@ -161,6 +169,19 @@ def _declaration(name: str, *, version: int, stream: str | None, data_class: obj
         decode=decoder.decode,
         immutable=_cannot_change(msgspec.inspect.type_info(data_class)),
     )
+
+
+def _check_template(template: str, name: str) -> None:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise DeclarationError(
+            f"the stream template {template!r} of {name!r} cannot be read: {error}", remedy="write 'order-{number}'"
+        ) from error
+    if not template or any("{" in (format_spec or "") for _text, _name, format_spec, _conversion in parts):
+        raise DeclarationError(
+            f"the stream template {template!r} of {name!r} names no stream", remedy="write 'order-{number}'"
+        )
 
 
 def _register(declared: EventType) -> None:

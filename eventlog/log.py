@@ -33,11 +33,13 @@ from eventlog.errors import (
 )
 from eventlog.event_types import decode
 from eventlog.events import Recorded, StoredEvent
+from eventlog.limits import STREAM_CHARACTERS_MAX
 from eventlog.patterns import check_pattern, covers, is_exact
 from eventlog.pending import Expected, PendingEvent, check_expected, prepare
 from eventlog.schema.tables import DEFAULT_SCHEMA
 
 PAGE_EVENTS = 1_000
+POSITION_MAX = 2**63 - 1
 APPEND_TRIES_MAX = 100
 """How often an append runs again because another one took its version; each try lets one other append through."""
 DEADLOCKS_MAX = 5
@@ -119,17 +121,34 @@ class EventLog:
         """Read events as they are stored, data and metadata still JSON text: `read` without decoding."""
         if isinstance(types, str):
             raise UsageError(f"types={types!r} is a text", remedy=f"give a list: types=[{types!r}]")
+        for name, value in (("after", after), ("until", until), ("limit", limit)):
+            _check_number(name, value)
+        if stream is not None and not _can_name_a_stream(stream):
+            return iter(())
         patterns = [check_pattern(pattern) for pattern in types]
         exact = tuple(patterns) if all(map(is_exact, patterns)) else ()
-        return self._pages(after=after, until=until, exact=exact, patterns=patterns, stream=stream, limit=limit)
+        return self._pages(
+            after=max(0, min(after, POSITION_MAX)),
+            until=None if until is None else max(0, min(until, POSITION_MAX)),
+            exact=exact,
+            patterns=patterns,
+            stream=stream,
+            limit=None if limit is None else min(limit, POSITION_MAX),
+        )
 
     def get(self, position_or_id: int | UUID) -> Recorded[Any]:
         """Read one event by its position or its id. Raises `UnknownEventError`."""
+        if isinstance(position_or_id, bool) or not isinstance(position_or_id, int | UUID):
+            raise UsageError(
+                f"{position_or_id!r} is neither a position nor an id", remedy="give an int, or a uuid.UUID"
+            )
         with self._reader() as connection:
             if isinstance(position_or_id, UUID):
                 found = self.database.find(connection, [position_or_id]).get(position_or_id)
-            else:
+            elif 0 < position_or_id <= POSITION_MAX:
                 found = self.database.event_at(connection, position_or_id)
+            else:
+                found = None
         if found is None:
             raise UnknownEventError(
                 f"no event {position_or_id} is recorded",
@@ -149,6 +168,8 @@ class EventLog:
 
     def version(self, stream: str) -> int:
         """Return the version a stream is at, 0 when it has no events."""
+        if not _can_name_a_stream(stream):
+            return 0
         with self._reader() as connection:
             return self.database.versions(connection, [stream]).get(stream, 0)
 
@@ -275,6 +296,18 @@ class EventLog:
         with translated(self.database), self.database.reader() as connection:
             self.check(connection)
             yield connection
+
+
+def _check_number(name: str, value: object) -> None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and (name != "limit" or value >= 0)):
+        return
+    raise UsageError(f"{name}={value!r} is no {'count' if name == 'limit' else 'position'}", remedy="give an int")
+
+
+def _can_name_a_stream(stream: object) -> bool:
+    if not isinstance(stream, str):
+        raise UsageError(f"stream={stream!r} is no name", remedy="give the text that names the stream")
+    return 0 < len(stream) <= STREAM_CHARACTERS_MAX and stream.isprintable()
 
 
 def _recorded(pending: list[PendingEvent], inserted: list[Inserted]) -> list[Recorded[Any]]:

@@ -6,12 +6,12 @@ A type is one or more segments joined by dots: `flight.arrived`. In a pattern `*
 """
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from eventlog.errors import DeclarationError, InvalidEventError
 from eventlog.limits import TYPE_CHARACTERS_MAX
 
-_SEGMENT = r"[^\s.*\x00-\x1f\x7f]+"
+_SEGMENT = r"[^\s.*\x00-\x1f\x7f\ud800-\udfff]+"
 _TYPE = re.compile(rf"{_SEGMENT}(\.{_SEGMENT})*")
 _PATTERN = re.compile(rf"({_SEGMENT}|\*\*?)(\.({_SEGMENT}|\*\*?))*")
 
@@ -46,9 +46,10 @@ def is_exact(pattern: str) -> bool:
     return "*" not in pattern
 
 
+@lru_cache(maxsize=16_384)
 def covers(pattern: str, event_type: str) -> bool:
     """Tell whether a type is among those the pattern stands for."""
-    return _compile(pattern).fullmatch(event_type) is not None
+    return overlap(pattern, event_type)
 
 
 def specificity(pattern: str) -> tuple[int, int, int]:
@@ -62,34 +63,19 @@ def specificity(pattern: str) -> tuple[int, int, int]:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Tell whether some type is covered by both patterns."""
-    return _overlap(tuple(one.split(".")), tuple(other.split(".")))
+    """Tell whether some type is covered by both patterns. Takes as many steps as the product of their segments."""
+    left, right = one.split("."), other.split(".")
 
+    @cache
+    def rest(i: int, j: int) -> bool:
+        """Whether what follows i segments of the one and j of the other can stand for the same segments."""
+        more_left, more_right = i < len(left), j < len(right)
+        if more_left and left[i] == "**":
+            return rest(i + 1, j) or (more_right and rest(i, j + 1))
+        if more_right and right[j] == "**":
+            return rest(i, j + 1) or (more_left and rest(i + 1, j))
+        if not (more_left and more_right):
+            return not more_left and not more_right
+        return (left[i] == right[j] or "*" in (left[i], right[j])) and rest(i + 1, j + 1)
 
-@lru_cache(maxsize=4096)
-def _compile(pattern: str) -> re.Pattern[str]:
-    if pattern == "**":
-        return re.compile(r".*", re.DOTALL)
-    parts: list[str] = []
-    for index, segment in enumerate(pattern.split(".")):
-        dot = "" if index == 0 else r"\."
-        if segment == "**":
-            parts.append(rf"({dot}[^.]+)*" if index else r"([^.]+(\.[^.]+)*)?")
-        else:
-            parts.append(dot + (r"[^.]+" if segment == "*" else re.escape(segment)))
-    if pattern.startswith("**."):
-        rest = "".join(parts[1:]).removeprefix(r"\.")
-        return re.compile(rf"([^.]+\.)*{rest}")
-    return re.compile("".join(parts))
-
-
-def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    if not one or not other:
-        return all(segment == "**" for segment in one + other)
-    if one[0] == "**":
-        return _overlap(one[1:], other) or _overlap(one, other[1:])
-    if other[0] == "**":
-        return _overlap(other, one)
-    if one[0] == other[0] or "*" in (one[0], other[0]):
-        return _overlap(one[1:], other[1:])
-    return False
+    return rest(0, 0)

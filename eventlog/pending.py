@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from eventlog.encoding import encode_data, encode_metadata
+from eventlog.encoding import check_metadata, encode_data, encode_metadata
 from eventlog.errors import InvalidEventError, UsageError
 from eventlog.event_types import declared_for
 from eventlog.events import Event, JsonObject
@@ -46,7 +46,8 @@ def prepare(events: Sequence[object], *, stream: str | None, metadata: Mapping[s
     """Check and encode events in the order given. Raises `InvalidEventError`; nothing has been sent then."""
     numbers: dict[str, int] = {}
     ids: set[UUID] = set()
-    return [_pending(_as_event(item), stream, metadata or {}, numbers, ids) for item in events]
+    beside = check_metadata(metadata)
+    return [_pending(_as_event(item), stream, beside, numbers, ids) for item in events]
 
 
 def check_expected(expected: int | str, pending: Sequence[PendingEvent]) -> Expected:
@@ -97,19 +98,27 @@ def _pending(
     template = declared.stream_of(event.data) if declared and not (event.stream or stream) else None
     into = _check_stream(event.stream if event.stream is not None else (stream if stream is not None else template))
     numbers[into] = numbers.get(into, 0) + 1
-    merged = {**metadata, **(event.metadata or {})}
+    merged = {**metadata, **check_metadata(event.metadata)}
     return PendingEvent(
         id=_check_id(event.id, ids) if event.id is not None else new_id(),
         id_given=event.id is not None,
         stream=into,
         number=numbers[into],
         type=name,
-        type_version=event.type_version or (declared.version if declared else 1),
+        type_version=_check_type_version(event.type_version, declared.version if declared else 1),
         data=event.data,
         data_text=encode_data(event.data, event_type=name),
         metadata=merged,
         metadata_text=encode_metadata(merged, event_type=name),
     )
+
+
+def _check_type_version(given: object, otherwise: int) -> int:
+    if given is None:
+        return otherwise
+    if isinstance(given, int) and not isinstance(given, bool) and 1 <= given < 2**31:
+        return given
+    raise InvalidEventError(f"type_version={given!r} is no version", remedy="versions are whole numbers from 1")
 
 
 def _check_id(given: object, ids: set[UUID]) -> UUID:

@@ -72,12 +72,16 @@ returning position, version, recorded_at
 
 _HOLDERS = """
 select head + ((l.objid::bigint - head + 2147483648) & 4294967295) - 2147483648 as position,
-       l.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''), a.xact_start
-from {schema}.head() as head, pg_locks as l left join pg_stat_activity as a using (pid)
+       l.pid, coalesce(p.gid, a.application_name, ''), coalesce(p.owner, a.usename, ''),
+       coalesce(p.prepared, a.xact_start)
+from {schema}.head() as head,
+     pg_locks as l
+     left join pg_stat_activity as a using (pid)
+     left join pg_prepared_xacts as p on l.virtualtransaction = '-1/' || p.transaction::text
 where l.locktype = 'advisory' and l.objsubid = 2 and l.mode = 'ShareLock'
   and l.database = (select oid from pg_database where datname = current_database())
   and l.classid = '{events}'::regclass::oid
-order by 1, a.xact_start
+order by 1, 5
 """
 
 _CONNECTION_LOST = ("08", "57P")
@@ -99,6 +103,7 @@ class PostgresDatabase:
         self._select = f"select {_COLUMNS} from {schema}.events"
         self._read_committed = self.engine.execution_options(isolation_level="READ COMMITTED")
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reads_in_transactions: bool | None = None
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -106,10 +111,10 @@ class PostgresDatabase:
             yield connection
 
     def reader(self) -> AbstractContextManager[Connection]:
-        return self._autocommit.connect()
+        return (self._read_committed if self._default_is_stricter() else self._autocommit).connect()
 
     def autocommit(self) -> AbstractContextManager[Connection] | None:
-        return self._autocommit.connect()
+        return None if self._default_is_stricter() else self._autocommit.connect()
 
     def join(self, connection: Connection) -> None:
         if connection.dialect.driver != "psycopg":
@@ -242,6 +247,17 @@ class PostgresDatabase:
         if connection.closed or connection.invalidated:
             return False
         return bool(_driver(connection).pgconn.transaction_status == pq.TransactionStatus.INTRANS)
+
+    def _default_is_stricter(self) -> bool:
+        """Whether a statement by itself is not READ COMMITTED here, since somebody set another default; asked once.
+
+        Then each read is a transaction that says so, which costs round trips.
+        """
+        if self._reads_in_transactions is None:
+            with self._autocommit.connect() as connection:
+                default = self._rows(connection, "select current_setting('default_transaction_isolation')")[0][0]
+            self._reads_in_transactions = default != "read committed"
+        return self._reads_in_transactions
 
     def _rows(self, connection: Connection, sql: str, values: Any = None) -> list[Any]:
         """Run one statement on the driver's cursor, in whatever transaction the connection is in."""

@@ -228,9 +228,15 @@ def prepare(engine: Engine) -> Engine:
         driver.execute("pragma foreign_keys = on")
         driver.execute("pragma recursive_triggers = on")
 
+    @event.listens_for(engine, "checkout")
+    def on_checkout(driver: sqlite3.Connection, _record: object, _proxy: object) -> None:
+        # SQLAlchemy leaves the legacy mode behind after somebody asked for AUTOCOMMIT.
+        driver.isolation_level = None
+
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        if not connection.get_execution_options().get(READ_ONLY):
+        options = connection.get_execution_options()
+        if not options.get(READ_ONLY) and options.get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("begin immediate")
 
     setattr(engine, _PREPARED, True)
@@ -255,7 +261,7 @@ def _engine(url_or_engine: str | Engine) -> Engine:
 
 def _refuse_memory(url: URL) -> None:
     database = url.database or ""
-    if database in ("", ":memory:") or "mode=memory" in database or url.query.get("mode") == "memory":
+    if not database or ":memory:" in database or "mode=memory" in database or url.query.get("mode") == "memory":
         raise UsageError(
             "an in-memory SQLite database exists once per connection: a worker would not see what was appended",
             remedy="name a file, sqlite:///events.db, in a temporary folder if it shall not stay",

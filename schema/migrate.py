@@ -12,6 +12,8 @@ from sqlalchemy import Column, Connection, Engine, MetaData, Table, Text, func, 
 
 from eventlog.schema.tables import DEFAULT_SCHEMA, Tables, tables
 
+TRIES_MAX = 5
+"""How often the switch to write-ahead logging is tried while others write."""
 VERSION_TABLE = "schema_version"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ONE_UPGRADE_AT_A_TIME = 0x6576656E746C6F67
@@ -94,8 +96,18 @@ def _may_read_revision(connection: Connection, log: Tables) -> bool:
 def _let_readers_and_a_writer_in(connection: Connection) -> None:
     """Switch a SQLite file to write-ahead logging. It stays so, and cannot be done within a transaction."""
     driver = connection.connection.driver_connection
-    if driver is not None:
-        driver.execute("pragma journal_mode = wal")
+    assert driver is not None
+    for patience in reversed(range(TRIES_MAX)):
+        try:
+            driver.execute("pragma journal_mode = wal")
+        except driver.OperationalError:
+            if not patience:
+                raise
+            # The switch does not wait for a writer, a transaction does.
+            driver.execute("begin immediate")
+            driver.execute("commit")
+        else:
+            return
 
 
 def _wait_for_other_upgrades(connection: Connection) -> None:

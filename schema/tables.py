@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Integer, MetaData, Table, Text, Uuid
+from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 from sqlalchemy.types import TypeEngine
 
 from eventlog.schema.timestamps import Timestamp
@@ -44,6 +45,8 @@ class Tables:
 
 def check_schema_name(name: str) -> str:
     """Return the name if it can name a log; raise ValueError otherwise."""
+    if name in RESERVED_WORDS or name.startswith(("pg_", "sqlite")):
+        raise ValueError(f"schema {name!r} is a word of SQL, and cannot name a log")
     if not SCHEMA_NAME.fullmatch(name):
         raise ValueError(f"schema {name!r} is not a plain name: lower case letters, digits and _, at most 41 of them")
     return name

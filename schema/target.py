@@ -40,11 +40,14 @@ class Target:
         """Name an index or a constraint."""
         return f"{self.tables.prefix}{name}"
 
-    def counter(self, name: str) -> sa.Column[int]:
-        """Make the primary key that numbers the rows; the sequence is not cached, so numbers rise with time."""
+    def counter(self, name: str, *, always: bool = False) -> sa.Column[int]:
+        """Make the primary key that numbers the rows; the sequence is not cached, so numbers rise with time.
+
+        `always` refuses an INSERT that names a number of its own.
+        """
         if self.dialect == "sqlite":
             return sa.Column(name, sa.Integer(), primary_key=True)
-        return sa.Column(name, sa.BigInteger(), sa.Identity(always=False, cache=1), primary_key=True)
+        return sa.Column(name, sa.BigInteger(), sa.Identity(always=always, cache=1), primary_key=True)
 
     def run(self, *files: str) -> None:
         """Execute SQL files of this dialect, statement by statement."""

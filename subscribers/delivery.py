@@ -46,6 +46,10 @@ WORKER_DIED = Problem(
 """What is written for an attempt whose outcome nobody lived to tell."""
 
 
+NOT_A_FAILURE = (LeaseLostError, KeyboardInterrupt, GeneratorExit)
+"""What may come out of a handler's call without being its failure. `sys.exit()` in a handler is one."""
+
+
 class Delivered(msgspec.Struct, frozen=True, kw_only=True):
     """What was done: events handled, attempts that failed, and whether anything moved."""
 
@@ -106,9 +110,8 @@ class Delivery:
                 progress = self._moved_to(to, handed_through=batch[done - 1].position)
                 self._lease.fence(connection, progress)
         except DBAPIError as error:
-            if database.passing(error):
-                raise
-            raise CulpritError(None, problem_of(error), seconds=clock.monotonic() - began) from error
+            seconds = clock.monotonic() - began
+            raise CulpritError(None, self.problem_at_commit(error, seconds), seconds=seconds) from error
         self._lease.passed(progress, since=began)
         return Delivered(handled=done, moved=True)
 
@@ -210,9 +213,9 @@ class Delivery:
         began = clock.monotonic()
         try:
             self.call(item, attempt=attempt, redelivery=redelivery, connection=connection)
-        except LeaseLostError:
+        except NOT_A_FAILURE:
             raise
-        except Exception as error:
+        except BaseException as error:
             too_slow = clock.monotonic() - began >= self._runtime.lease_seconds
             ours_is_gone = not database.transaction_is_usable(connection)
             if database.passing(error) and ours_is_gone and not too_slow:
@@ -244,6 +247,17 @@ class Delivery:
             state,
             problem.error_type,
         )
+
+    def problem_at_commit(self, error: DBAPIError, seconds: float) -> Problem:
+        """Describe why a transaction with handlers' writes did not commit; raise the error when it is nobody's failure.
+
+        A connection that is gone after longer than a lease was ended by the database because a handler left it idle.
+        """
+        if not self._runtime.database.passing(error):
+            return problem_of(error)
+        if seconds < self._runtime.lease_seconds:
+            raise error
+        return problem_of(self._broken(seconds))
 
     def _broken(self, seconds: float) -> UsageError:
         if seconds >= self._runtime.lease_seconds:
@@ -278,9 +292,9 @@ class Delivery:
         began = self._runtime.clock.monotonic()
         try:
             self.call(item, attempt=1, redelivery=redelivery, connection=None)
-        except LeaseLostError:
+        except NOT_A_FAILURE:
             raise
-        except Exception as error:
+        except BaseException as error:
             return self.first_failure(item, problem_of(error), seconds=self._runtime.clock.monotonic() - began)
         return None
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from eventlog.errors import LeaseLostError
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import Subscriber
-from eventlog.subscribers.delivery import WORKER_DIED, Delivered, Delivery, HandlerFailedError
+from eventlog.subscribers.delivery import NOT_A_FAILURE, WORKER_DIED, Delivered, Delivery, HandlerFailedError
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.guard import transaction_kept
 from eventlog.subscribers.leases import Lease, Progress
@@ -98,9 +98,8 @@ class Retrying:
         except HandlerFailedError as error:
             return self._failed(entry, error.problem, seconds=clock.monotonic() - began)
         except DBAPIError as error:
-            if database.passing(error):
-                raise
-            return self._failed(entry, problem_of(error), seconds=clock.monotonic() - began)
+            seconds = clock.monotonic() - began
+            return self._failed(entry, self._delivery.problem_at_commit(error, seconds), seconds=seconds)
         self._lease.passed(progress, since=began)
         return Delivered(handled=1, moved=True)
 
@@ -109,9 +108,9 @@ class Retrying:
         began = clock.monotonic()
         try:
             self._delivery.call(item, attempt=entry.attempts, redelivery=redelivery, connection=None)
-        except LeaseLostError:
+        except NOT_A_FAILURE:
             raise
-        except Exception as error:
+        except BaseException as error:
             return self._failed(entry, problem_of(error), seconds=clock.monotonic() - began)
         with self._delivery.fenced(self._progress_past(entry)) as connection:
             close_entry(connection, self._tables, entry, state=EntryState.RESOLVED)

@@ -14,6 +14,9 @@ down_revision = None
 branch_labels = ("eventlog",)
 depends_on = None
 
+HEX = "[0-9a-f]"
+UUID_TEXT = "-".join(HEX * length for length in (8, 4, 4, 4, 12))
+"""One form of an id only: SQLite compares texts, and two forms would be two ids."""
 OPEN = "state in ('retrying', 'parked', 'blocked')"
 
 
@@ -42,11 +45,18 @@ def _create_events(log: Target) -> None:
         sa.CheckConstraint("version >= 1", name=log.label("events_version_positive")),
     ]
     if log.dialect == "sqlite":
-        checks.append(sa.CheckConstraint("json_valid(data)", name=log.label("events_data_json")))
-        checks.append(sa.CheckConstraint("json_valid(metadata)", name=log.label("events_metadata_json")))
+        checks += [
+            sa.CheckConstraint(f"id glob '{UUID_TEXT}'", name=log.label("events_id_form")),
+            sa.CheckConstraint("typeof(stream) = 'text'", name=log.label("events_stream_text")),
+            sa.CheckConstraint("typeof(type) = 'text'", name=log.label("events_type_text")),
+            sa.CheckConstraint("typeof(data) = 'text' and json_valid(data)", name=log.label("events_data_json")),
+            sa.CheckConstraint(
+                "typeof(metadata) = 'text' and json_valid(metadata)", name=log.label("events_metadata_json")
+            ),
+        ]
     op.create_table(
         log.table("events"),
-        log.counter("position"),
+        log.counter("position", always=True),
         sa.Column("id", sa.Text() if log.dialect == "sqlite" else sa.Uuid(), nullable=False),
         sa.Column("stream", sa.Text(), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
