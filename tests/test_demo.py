@@ -26,8 +26,6 @@ from eventlog.cli.main import main
 from tests.cli_support import Ran, as_process, command, on_terminal
 from tests.log_support import engine_of, wait_until
 
-pytestmark = pytest.mark.xdist_group("demo")  # what takes seconds is done once, by one worker
-
 FIRST = {"delays": {"handled": 6_043, "failed": 18}, "carrier-days": {"handled": 18_259, "failed": 0}}
 EVENTS = {"flight.scheduled": 6_099, "flight.departed": 6_064, "flight.arrived": 6_061, "flight.cancelled": 35}
 VERY_LATE = 87

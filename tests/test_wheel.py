@@ -28,7 +28,6 @@ FOLDERS = {
 NOT_SOURCES = shutil.ignore_patterns(
     ".git", ".venv", ".*_cache", ".hypothesis", ".coverage*", "__pycache__", "*.egg-info", "build", "dist", "*.db*"
 )
-pytestmark = pytest.mark.xdist_group("wheel")  # built once, by one worker
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

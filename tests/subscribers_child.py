@@ -1,0 +1,82 @@
+"""A service in a process of its own, for tests that kill it: a projection and an effect over crates.
+
+    python -m tests.subscribers_child URL KIND ON_FAILURE MODE [DEED NUMBER]
+
+KIND is `board` (transactional, a row for each call of its handler) or `mail` (at least once, a line on standard output
+for each call). MODE is `run` (a worker, until SIGTERM) or `drain`. DEED is what the handler does within the event of
+that number: `stand` (say so, and wait for a line on standard input) or `die` (end the process at once).
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from eventlog.subscribers.app import App
+from eventlog.subscribers.context import Context
+from eventlog.subscribers.retry import Retry
+from tests.subscribers_support import Sent, applied_table, note, runtime_of
+
+APPLIED = applied_table()
+RETRY = Retry(attempts=3, first_seconds=0)
+
+Deed = Callable[[int], None]
+
+
+def nothing(_number: int) -> None:
+    """What a service without a bug does besides its work."""
+
+
+def service(app: App, kind: str, *, deed: Deed = nothing, on_failure: str = "park") -> App:
+    """Declare the subscriber; the deed is done within an event, after the handler's own work."""
+    if kind == "board":
+        subscriber = app.projection(kind, tables=[APPLIED], on_failure=on_failure, retry=RETRY)
+    else:
+        subscriber = app.subscriber(kind, on_failure=on_failure, retry=RETRY)
+
+    @subscriber
+    def handle(crate: Sent, ctx: Context) -> None:
+        if kind == "mail":
+            say(f"call {crate.number} {ctx.redelivery}")
+        else:
+            note(ctx, APPLIED)
+        deed(crate.number)
+
+    return app
+
+
+def say(line: str) -> None:
+    os.write(1, f"{line}\n".encode())
+
+
+def stand(number: int) -> None:
+    say(f"inside {number}")
+    sys.stdin.readline()
+
+
+def die(_number: int) -> None:
+    os._exit(9)
+
+
+def main(url: str, kind: str, on_failure: str, mode: str, deed_name: str = "", number: str = "0") -> None:
+    deed = {"": nothing, "stand": stand, "die": die}[deed_name]
+    app = App(url, lease_seconds=2.0)
+    service(app, kind, on_failure=on_failure, deed=lambda now: deed(now) if now == int(number) else None)
+    if mode == "drain":
+        app.drain()
+    else:
+        runtime = runtime_of(app)
+
+        def stop(_number: int, _frame: object) -> None:
+            runtime.stop.set()
+            say("stopping")
+
+        signal.signal(signal.SIGTERM, stop)
+        worker = app.make_worker(runtime=runtime)
+        say("ready")
+        worker.run()
+    app.engine.dispose()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,154 @@
+"""Rebuilding a projection in place: its tables emptied, its checkpoint at its start, all in one transaction."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, func, insert, select
+
+from eventlog.errors import RefusedError, UnknownSubscriberError
+from eventlog.projections.rebuild import rebuild_in_place
+from eventlog.subscribers import control
+from eventlog.subscribers.app import App
+from eventlog.subscribers.context import Context
+from eventlog.subscribers.retry import Retry
+from tests.subscribers_support import Bench, BugError, Sent, applied_table, note
+
+APPLIED = applied_table()
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    bench = Bench(database_url)
+    yield bench
+    bench.close()
+
+
+def board_of(app: App, *, broken: int | None = None, start: str | int = "beginning") -> App:
+    board = app.projection("board", tables=[APPLIED], start=start, retry=Retry(attempts=1))
+
+    @board
+    def apply(crate: Sent, ctx: Context) -> None:
+        if crate.number == broken:
+            raise BugError
+        note(ctx, APPLIED, str(ctx.redelivery))
+
+    return app
+
+
+def notes(bench: Bench) -> set[str]:
+    return {row.note for row in bench.rows(select(APPLIED.c.note))}
+
+
+def test_a_rebuild_empties_the_tables_and_applies_everything_once_more(bench: Bench) -> None:
+    sent = bench.send(4)
+    app = board_of(bench.app())
+    app.drain()
+    move = rebuild_in_place(app.log.database, "board")
+    assert (bench.applied(APPLIED), bench.position("board")) == ([], 0)
+    assert (move.to_position, move.emptied, move.undo) == (0, ("applied",), None)
+    app.drain()
+    assert bench.applied(APPLIED) == sent
+
+
+def test_what_comes_again_after_a_rebuild_is_no_redelivery(bench: Bench) -> None:
+    bench.send(2)
+    app = board_of(bench.app())
+    app.drain()
+    rebuild_in_place(app.log.database, "board")
+    app.drain()
+    assert notes(bench) == {"False"}
+
+
+def test_a_rebuild_begins_where_the_projection_began(bench: Bench) -> None:
+    sent = bench.send(3)
+    app = board_of(bench.app(), start=sent[0])
+    app.drain()
+    rebuild_in_place(app.log.database, "board")
+    app.drain()
+    assert bench.applied(APPLIED) == sent[1:]
+
+
+def test_a_rebuild_of_a_halted_projection_supersedes_its_failure(bench: Bench) -> None:
+    sent = bench.send(3)
+    board_of(bench.app(), broken=2).drain()
+    mended = board_of(bench.app())
+    assert rebuild_in_place(mended.log.database, "board").superseded == 1
+    mended.drain()
+    assert bench.applied(APPLIED) == sent
+    assert bench.states("board") == {sent[1]: "superseded"}
+
+
+def test_a_dry_run_of_a_rebuild_empties_nothing(bench: Bench) -> None:
+    sent = bench.send(2)
+    app = board_of(bench.app())
+    app.drain()
+    move = rebuild_in_place(app.log.database, "board", dry_run=True)
+    assert (move.events, move.emptied, move.operation) == (2, ("applied",), None)
+    assert bench.applied(APPLIED) == sent
+    assert bench.position("board") == sent[-1]
+
+
+def test_a_rebuild_is_on_record_and_cannot_be_undone(bench: Bench) -> None:
+    bench.send(1)
+    app = board_of(bench.app())
+    app.drain()
+    move = rebuild_in_place(app.log.database, "board", reason="another column")
+    operation = bench.operations("board")[-1]
+    assert (operation.action, operation.reason, operation.id) == ("rebuild", "another column", move.operation)
+    with pytest.raises(RefusedError):
+        control.undo(app.log.database, operation.id)
+
+
+def test_a_subscriber_without_tables_is_not_rebuilt(bench: Bench) -> None:
+    app = bench.app()
+    app.projection("board").on("**")(lambda recorded: None)
+    bench.send(1)
+    app.drain()
+    with pytest.raises(RefusedError):
+        rebuild_in_place(app.log.database, "board")
+    with pytest.raises(UnknownSubscriberError):
+        rebuild_in_place(app.log.database, "bord")
+
+
+PARENT = Table("parent", MetaData(), Column("id", Integer, primary_key=True))
+
+
+def parents(connection: Connection) -> int:
+    return connection.scalar(select(func.count()).select_from(PARENT)) or 0
+
+
+def test_all_tables_of_a_projection_are_emptied(bench: Bench) -> None:
+    app = bench.app()
+    board = app.projection("board", tables=[APPLIED, PARENT])
+
+    @board
+    def apply(crate: Sent, ctx: Context) -> None:
+        note(ctx, APPLIED)
+        ctx.connection.execute(insert(PARENT).values(id=crate.number))
+
+    bench.send(3)
+    app.drain()
+    rebuild_in_place(app.log.database, "board")
+    with bench.transaction() as connection:
+        assert (parents(connection), bench.applied(APPLIED)) == (0, [])
+    app.drain()
+    with bench.transaction() as connection:
+        assert parents(connection) == 3
+
+
+def test_a_reader_that_keeps_a_table_busy_has_the_rebuild_refused_and_nothing_changed(
+    postgres_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventlog.projections.rebuild.LOCK_SECONDS", 0.1)
+    bench = Bench(postgres_database_url)
+    sent = bench.send(2)
+    app = board_of(bench.app())
+    app.drain()
+    with bench.transaction() as connection:
+        connection.execute(select(APPLIED)).all()
+        with pytest.raises(RefusedError) as error:
+            rebuild_in_place(app.log.database, "board")
+    position, applied = bench.position("board"), bench.applied(APPLIED)
+    bench.close()
+    assert error.value.remedy
+    assert (position, applied) == (sent[-1], sent)

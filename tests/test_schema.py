@@ -1,0 +1,248 @@
+"""The tables of a log: what the migrations make is what the code names, whatever way and however often it is made."""
+
+import importlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, inspect, text
+
+from eventlog.errors import UsageError
+from eventlog.log import EventLog
+from eventlog.schema import migrate
+from eventlog.schema.migrate import SchemaState, known_revisions, schema_state, upgrade
+from eventlog.schema.tables import Tables, tables
+from tests.log_support import Background, at_once, engine_of, everything, note, notes, opened, positions, said
+
+POSTGRES_FACTS = {
+    "columns": "select table_name, column_name, data_type, is_nullable, column_default, is_identity, ordinal_position"
+    " from information_schema.columns where table_schema = 'eventlog'",
+    "constraints": "select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint"
+    " where connamespace = 'eventlog'::regnamespace",
+    "indexes": "select tablename, indexname, indexdef from pg_indexes where schemaname = 'eventlog'",
+    "triggers": "select tgname, tgenabled::text, pg_get_triggerdef(oid) from pg_trigger"
+    " where not tgisinternal and tgrelid in (select oid from pg_class where relnamespace = 'eventlog'::regnamespace)",
+    "functions": "select pg_get_functiondef(oid) from pg_proc where pronamespace = 'eventlog'::regnamespace",
+    "sequences": "select sequencename, data_type::text, start_value, increment_by, cycle, cache_size from pg_sequences"
+    " where schemaname = 'eventlog'",
+    "options": "select relname, reloptions from pg_class where relnamespace = 'eventlog'::regnamespace",
+}
+SQLITE_FACTS = {"master": "select type, name, tbl_name, sql from sqlite_master"}
+
+
+@pytest.fixture
+def engine(empty_database_url: str) -> Iterator[Engine]:
+    with engine_of(empty_database_url) as engine:
+        yield engine
+
+
+def facts(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything the database knows about the log's tables."""
+    questions = SQLITE_FACTS if engine.dialect.name == "sqlite" else POSTGRES_FACTS
+    with engine.connect() as connection:
+        return {
+            what: sorted((tuple(row) for row in connection.execute(text(question))), key=repr)
+            for what, question in questions.items()
+        }
+
+
+def names_of(engine: Engine) -> Tables:
+    return tables(dialect=engine.dialect.name)
+
+
+def step(engine: Engine, revision: str) -> None:
+    """Run one revision by Alembic itself."""
+    log = names_of(engine)
+    config = Config()
+    config.set_main_option("script_location", str(importlib.resources.files("eventlog.schema") / "migrations"))
+    with engine.begin() as connection:
+        if log.schema:
+            connection.execute(text(f"create schema if not exists {log.schema}"))
+        config.attributes.update(
+            connection=connection,
+            tables=log,
+            version_table=migrate.VERSION_TABLE,
+            version_table_schema=log.schema,
+        )
+        command.upgrade(config, revision)
+
+
+def equal_whatever_the_way(stepped_url: str, fresh_url: str) -> None:
+    with engine_of(stepped_url) as stepped, engine_of(fresh_url) as fresh:
+        for revision in known_revisions():
+            step(stepped, revision)
+
+        assert facts(stepped) == facts(fresh)
+        assert all(facts(fresh).values())
+
+
+def test_a_fresh_postgres_schema_equals_one_that_was_migrated_step_by_step(
+    postgres_empty_url: str, postgres_database_url: str
+) -> None:
+    equal_whatever_the_way(postgres_empty_url, postgres_database_url)
+
+
+def test_a_fresh_sqlite_schema_equals_one_that_was_migrated_step_by_step(sqlite_url: str, tmp_path: Path) -> None:
+    equal_whatever_the_way(f"sqlite:///{tmp_path / 'stepped.db'}", sqlite_url)
+
+
+def test_the_tables_in_code_are_the_tables_in_the_database(engine: Engine) -> None:
+    upgrade(engine)
+    log = names_of(engine)
+    inspector = inspect(engine)
+
+    in_code = {table.name for table in log.metadata.sorted_tables}
+    assert set(inspector.get_table_names(schema=log.schema)) - {"schema_version", "epochs"} == in_code
+    for table in log.metadata.sorted_tables:
+        found = inspector.get_columns(table.name, schema=log.schema)
+        assert [(one["name"], one["nullable"]) for one in found] == [(one.name, one.nullable) for one in table.columns]
+        key = inspector.get_pk_constraint(table.name, schema=log.schema)["constrained_columns"]
+        assert key == [column.name for column in table.primary_key]
+
+
+def test_the_types_in_code_are_the_types_in_the_database(engine: Engine) -> None:
+    upgrade(engine)
+    log = names_of(engine)
+    same = {"INTEGER": "BIGINT", "VARCHAR(24)": "TIMESTAMP"} if engine.dialect.name == "sqlite" else {}
+
+    def told(kind: Any) -> str:
+        written = str(kind.compile(dialect=engine.dialect))
+        return same.get(written, written)
+
+    for table in log.metadata.sorted_tables:
+        found = inspect(engine).get_columns(table.name, schema=log.schema)
+        assert [(one["name"], told(one["type"])) for one in found] == [
+            (one.name, told(one.type)) for one in table.columns
+        ]
+
+
+def test_an_upgrade_tells_what_it_found(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert schema_state(connection) is SchemaState.MISSING
+
+    assert upgrade(engine) is SchemaState.MISSING
+    assert upgrade(engine) is SchemaState.CURRENT
+    with engine.connect() as connection:
+        assert schema_state(connection) is SchemaState.CURRENT
+
+
+def test_a_second_upgrade_changes_nothing(database_url: str) -> None:
+    with opened(database_url) as log:
+        log.append(*notes(3))
+        before = facts(log.engine)
+
+        log.init()
+
+        assert facts(log.engine) == before
+        assert len(everything(log)) == 3
+
+
+def test_upgrades_at_the_same_time_all_succeed(empty_database_url: str) -> None:
+    """Each on a connection of its own, as several processes of a service do when it is deployed."""
+
+    def start() -> int:
+        with opened(empty_database_url) as log:
+            log.init()
+            return len(log.append(note("started")))
+
+    assert at_once(*[start] * 6) == [1] * 6
+
+    with opened(empty_database_url) as log:
+        assert said(everything(log)) == ["started"] * 6
+
+
+def test_an_upgrade_waits_for_whoever_writes_to_the_file(sqlite_empty_url: str, tmp_path: Path) -> None:
+    """Somebody else is at work in a file that no log has been in before: an upgrade is patient, like any writer."""
+    with engine_of(sqlite_empty_url) as engine, closing(sqlite3.connect(tmp_path / "log.db")) as other:
+        other.execute("create table other (n integer)")
+        other.execute("insert into other values (1)")
+        upgrading = Background(lambda: upgrade(engine))
+        upgrading.ends_within(0.2)
+        other.commit()
+
+        assert upgrading.result() is SchemaState.MISSING
+
+
+def test_the_sequence_of_positions_is_not_cached_and_does_not_cycle(postgres_database_url: str) -> None:
+    with engine_of(postgres_database_url) as engine:
+        sequences = {name: rest for name, *rest in facts(engine)["sequences"]}
+
+    assert sequences["events_position_seq"] == ["bigint", 1, 1, False, 1]
+    assert sequences["epochs"] == ["bigint", 1, 1, False, 1]
+
+
+def test_the_triggers_that_keep_events_safe_fire_always(postgres_database_url: str) -> None:
+    with engine_of(postgres_database_url) as engine:
+        on_events = {name: enabled for name, enabled, told in facts(engine)["triggers"] if "eventlog.events" in told}
+
+    assert on_events == {"mark_append": "A", "guard_position": "A", "refuse_change": "A"}
+
+
+def test_functions_with_the_rights_of_their_owner_choose_their_own_search_path(postgres_database_url: str) -> None:
+    with engine_of(postgres_database_url) as engine:
+        definers = [told for (told,) in facts(engine)["functions"] if "SECURITY DEFINER" in told]
+
+    assert len(definers) == 3
+    assert all("SET search_path TO 'pg_catalog', 'pg_temp'" in told for told in definers)
+
+
+def test_logs_of_other_names_stand_side_by_side_in_one_database(empty_database_url: str) -> None:
+    with opened(empty_database_url) as first:
+        others = [EventLog(first.engine, schema=name) for name in ("audit", "a", "x" * 41, "_9")]
+        for log in (first, *others):
+            log.init()
+            log.append(*notes(2), expected="none")
+
+        assert [positions(everything(log)) for log in (first, *others)] == [[1, 2]] * 5
+        assert {str(log.database.schema) for log in others} == {"audit", "a", "x" * 41, "_9"}
+
+
+def test_a_log_of_another_name_is_missing_until_it_is_made(database_url: str) -> None:
+    with opened(database_url, schema="other") as log, log.engine.connect() as connection:
+        assert schema_state(connection, schema="other") is SchemaState.MISSING
+        assert schema_state(connection) is SchemaState.CURRENT
+
+
+def test_immutability_holds_in_every_log(database_url: str) -> None:
+    with opened(database_url, schema="audit") as log:
+        log.init()
+        log.append(note("first"))
+        name = log.database.tables.sql_name("events")
+
+        for change in (f"update {name} set stream = 'x'", f"delete from {name}"):
+            with log.engine.connect() as connection, pytest.raises(sqlalchemy.exc.DBAPIError, match="is refused"):
+                connection.execute(text(change))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Audit", "a-b", "a b", "a;drop", "a.b", "9a", "ä", "x" * 42, 'a"b', "a'b", "a\n", "a\0"]
+)
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "postgresql://h/d"])
+def test_a_name_that_needs_quotes_is_refused(url: str, name: str) -> None:
+    with pytest.raises(UsageError, match="plain name"):
+        EventLog(url, schema=name)
+
+
+def test_a_word_of_sql_names_a_log_or_is_refused(empty_database_url: str, subtests: pytest.Subtests) -> None:
+    for name in ("user", "select", "order", "table", "all", "pg_mine", "sqlite", "public"):
+        with subtests.test(name), engine_of(empty_database_url) as engine:
+            try:
+                log = EventLog(engine, schema=name)
+            except UsageError:
+                continue
+            log.init()
+            log.append(note("first"))
+            assert said(everything(log)) == ["first"]
+
+
+def test_known_revisions_are_those_of_the_migrations_in_order() -> None:
+    revisions = known_revisions()
+
+    assert revisions[0] == "eventlog_0001"
+    assert list(revisions) == sorted(set(revisions))
