@@ -144,8 +144,9 @@ class Delivery:
         announced = msgspec.structs.replace(
             now, in_hand=last.position, handled_through=max(now.handled_through, last.position)
         )
-        with self.fenced(announced):
-            pass
+        if announced != now:
+            with self.fenced(announced):
+                pass
 
     def settle(self, to: int, failures: Sequence[Failure] = ()) -> None:
         """Move the checkpoint and write failed events into the ledger, in one transaction."""

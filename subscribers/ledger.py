@@ -220,11 +220,6 @@ def begin_attempt(connection: Connection, tables: Tables, entry: Entry) -> Entry
     )
 
 
-def take_back_attempt(connection: Connection, tables: Tables, entry: Entry) -> None:
-    """Have an attempt that the database interrupted not count, and made again."""
-    _change(connection, tables.failures, entry, {"attempts": entry.attempts - 1, "next_attempt_at": database_now()})
-
-
 def fail_again(
     connection: Connection, tables: Tables, entry: Entry, problem: Problem, *, state: EntryState, wait_seconds: float
 ) -> None:

@@ -43,6 +43,7 @@ class Partition:
         self._delivery = Delivery(runtime, subscriber, self.lease)
         self._retrying = Retrying(runtime, subscriber, self.lease, self._delivery)
         self._ahead: dict[int, Entry] = {}
+        self._unfinished: list[Entry] = []
         self._alone_through = 0
         self._suspect: int | None = None
         self._in_doubt = False
@@ -109,14 +110,15 @@ class Partition:
             taken.progress.position,
             "; its owner before has not released it" if taken.died else "",
         )
-        self._retrying.clear_up(died=taken.died)
+        self._unfinished = self._retrying.unfinished(died=taken.died)
         return True
 
     def _retry_due(self, until: int | None) -> Delivered:
         handled = failed = 0
         moved = False
         mark = self._runtime.feed.mark if until is None else until
-        for entry in self._retrying.due(until=mark):
+        unfinished, self._unfinished = self._unfinished, []
+        for entry in unfinished + self._retrying.due(until=mark):
             if self._runtime.stop.is_set():
                 break
             if entry.position > self.lease.progress.position + 1:

@@ -25,7 +25,6 @@ from eventlog.subscribers.ledger import (
     fail_again,
     problem_of,
     record_attempt,
-    take_back_attempt,
     unfinished_entries,
 )
 from eventlog.subscribers.runtime import Runtime
@@ -60,8 +59,7 @@ class Retrying:
         """Try one entry again. An entry that somebody changed meanwhile is left as that one wrote it."""
         item = self._item(entry)
         try:
-            with self._delivery.fenced(self._lease.progress) as connection:
-                counted = begin_attempt(connection, self._tables, entry)
+            counted = self._counted(entry)
             if self._subscriber.delivery is Mode.TRANSACTIONAL:
                 return self._within(counted, item, redelivery=entry.redelivery)
             return self._outside(counted, item, redelivery=entry.redelivery)
@@ -70,18 +68,27 @@ class Retrying:
                 raise
             return Delivered()
 
-    def clear_up(self, *, died: bool) -> None:
-        """Give the attempts that have no outcome one: a failure if their worker died, else they are made again."""
+    def unfinished(self, *, died: bool) -> list[Entry]:
+        """Return the entries whose attempt was counted and then interrupted, to be made now.
+
+        If the worker that made them died, that was how they ended: they have failed, and none is returned.
+        """
         with self._runtime.database.reader() as connection:
             unfinished = unfinished_entries(
                 connection, self._tables, subscriber=self._subscriber.name, partition=self._lease.partition
             )
+        if not died:
+            return unfinished
         for entry in unfinished:
-            if died:
-                self._failed(entry, WORKER_DIED, seconds=0.0)
-                continue
-            with self._delivery.fenced(self._lease.progress) as connection:
-                take_back_attempt(connection, self._tables, entry)
+            self._failed(entry, WORKER_DIED, seconds=0.0)
+        return []
+
+    def _counted(self, entry: Entry) -> Entry:
+        """Count the attempt, unless it was counted before it was interrupted."""
+        if entry.next_attempt_at is None:
+            return entry
+        with self._delivery.fenced(self._lease.progress) as connection:
+            return begin_attempt(connection, self._tables, entry)
 
     def _within(self, entry: Entry, item: FeedItem, *, redelivery: bool) -> Delivered:
         clock, database = self._runtime.clock, self._runtime.database
