@@ -46,6 +46,9 @@ WORKER_DIED = Problem(
 """What is written for an attempt whose outcome nobody lived to tell."""
 
 
+INTERRUPTIONS_MAX = 5
+"""How often in a row the database may end the transaction of one event before that counts as the event's failure."""
+
 NOT_A_FAILURE = (LeaseLostError, KeyboardInterrupt, GeneratorExit)
 """What may come out of a handler's call without being its failure. `sys.exit()` in a handler is one."""
 
@@ -67,7 +70,12 @@ class HandlerFailedError(Exception):
 
 
 class InterruptedTurnError(Exception):
-    """The database ended a transaction under a handler's feet; that says nothing about the event."""
+    """The database ended a transaction under a handler's feet; that says nothing about the event `item`, once."""
+
+    def __init__(self, item: FeedItem, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.item = item
+        self.problem = problem
 
 
 class CulpritError(Exception):
@@ -87,6 +95,7 @@ class Delivery:
         self._runtime = runtime
         self._subscriber = subscriber
         self._lease = lease
+        self._interrupted = (0, 0)
         self._batch_seconds = BATCH_SECONDS[runtime.database.engine.dialect.name]
 
     def transactional(self, batch: Sequence[FeedItem], *, through: int) -> Delivered:
@@ -220,12 +229,22 @@ class Delivery:
             too_slow = clock.monotonic() - began >= self._runtime.lease_seconds
             ours_is_gone = not database.transaction_is_usable(connection)
             if database.passing(error) and ours_is_gone and not too_slow:
-                raise InterruptedTurnError(str(error)) from error
+                raise InterruptedTurnError(item, problem_of(error)) from error
             if database.is_own_lock(error):
                 error.add_note("Only one connection can write to a SQLite file: write through ctx.connection.")
             raise HandlerFailedError(problem_of(error)) from error
         if connection.get_transaction() is not ours or not database.transaction_is_usable(connection):
             raise HandlerFailedError(problem_of(self._broken(clock.monotonic() - began)))
+
+    def interrupted_too_often(self, item: FeedItem) -> bool:
+        """Count that the database ended a transaction while this event was handled in it.
+
+        What costs its transaction several times in a row is not the database's bad luck any more.
+        """
+        position, times = self._interrupted
+        times = times + 1 if position == item.position else 1
+        self._interrupted = (item.position, times)
+        return times >= INTERRUPTIONS_MAX
 
     @contextmanager
     def fenced(self, progress: Progress) -> Iterator[Connection]:

@@ -67,12 +67,16 @@ class Partition:
             log_turn(logger.info, "%s", self.lease, error)
             self.lease.forget()
             return Delivered(moved=True)
-        except (DBAPIError, InterruptedTurnError) as error:
+        except InterruptedTurnError as error:
+            self.lease.forget()
+            log_turn(logger.info, "the database interrupted event %d: %s", self.lease, error.item.position, error)
+            return Delivered(moved=True)
+        except DBAPIError as error:
             self.lease.forget()
             self._interrupted += 1
-            if not _is_passing(self._runtime, error) or self._interrupted > INTERRUPTED_TURNS_MAX:
+            if not self._runtime.database.passing(error) or self._interrupted > INTERRUPTED_TURNS_MAX:
                 raise
-            log_turn(logger.info, "the database interrupted the turn: %s", self.lease, error)
+            log_turn(logger.info, "the database interrupted the turn: %s", self.lease, error.orig)
             return Delivered(moved=True)
         self._interrupted = 0
         return Delivered(
@@ -92,7 +96,6 @@ class Partition:
         if taken is None:
             return False
         self._said = None
-        self._suspect = None
         self._in_doubt = taken.died
         self._alone_through = taken.progress.in_hand if taken.died else 0
         with self._runtime.database.reader() as connection:
@@ -195,6 +198,11 @@ class Partition:
             self._delivery.announce(batch[0])
         try:
             return self._delivery.transactional(batch, through=through)
+        except InterruptedTurnError as error:
+            self._suspect = error.item.position
+            if len(batch) > 1 or not self._delivery.interrupted_too_often(error.item):
+                raise
+            return self._fail(error.item, error.problem, seconds=0.0)
         except CulpritError as error:
             if len(batch) > 1:
                 return self._narrow_down(batch, error)
@@ -264,7 +272,3 @@ class Partition:
         if message != self._said:
             self._said = message
             logger.error("%s", message)
-
-
-def _is_passing(runtime: Runtime, error: DBAPIError | InterruptedTurnError) -> bool:
-    return isinstance(error, InterruptedTurnError) or runtime.database.passing(error)

@@ -11,7 +11,14 @@ from sqlalchemy.exc import DBAPIError
 from eventlog.errors import LeaseLostError
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import Subscriber
-from eventlog.subscribers.delivery import NOT_A_FAILURE, WORKER_DIED, Delivered, Delivery, HandlerFailedError
+from eventlog.subscribers.delivery import (
+    NOT_A_FAILURE,
+    WORKER_DIED,
+    Delivered,
+    Delivery,
+    HandlerFailedError,
+    InterruptedTurnError,
+)
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.guard import transaction_kept
 from eventlog.subscribers.leases import Lease, Progress
@@ -102,6 +109,10 @@ class Retrying:
                 self._lease.fence(connection, progress)
                 close_entry(connection, self._tables, entry, state=EntryState.RESOLVED)
                 self._record(connection, entry, problem=None, seconds=clock.monotonic() - began)
+        except InterruptedTurnError as error:
+            if not self._delivery.interrupted_too_often(item):
+                raise
+            return self._failed(entry, error.problem, seconds=clock.monotonic() - began)
         except HandlerFailedError as error:
             return self._failed(entry, error.problem, seconds=clock.monotonic() - began)
         except DBAPIError as error:

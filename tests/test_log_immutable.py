@@ -213,6 +213,19 @@ def test_a_position_beyond_the_head_cannot_be_given(log: EventLog, stranger: Eng
     assert log.append(note("next"))[0].position > 3
 
 
+def test_a_position_imported_beyond_the_head_stands_in_nobodys_way(postgres: EventLog) -> None:
+    """Whoever overrides the numbering is on his own, but loses no event: it is read when the head comes by."""
+    beyond = INSERT_AT.format(position=6).replace(" values", " overriding system value values")
+    with postgres.engine.begin() as connection:
+        connection.execute(text(beyond.format(events="eventlog.events", id=uuid4())))
+    assert positions(everything(postgres)) == [1, 2, 3]
+
+    for number in range(4, 8):
+        postgres.append(note(f"{number}"))
+
+    assert positions(everything(postgres)) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 def test_events_cannot_be_truncated(postgres: EventLog) -> None:
     before = everything(postgres)
 
@@ -358,6 +371,18 @@ def test_an_insert_that_may_be_ignored_leaves_the_event_as_it_was(sqlite: EventL
         connection.execute(text(ignore))
 
     assert everything(sqlite) == before
+
+
+def test_a_plain_insert_that_was_ignored_does_not_keep_appends_out(sqlite: EventLog, sqlite_url: str) -> None:
+    """A row that breaks a check may be ignored, and has drawn a number all the same: the next position leaves a hole."""
+    ignore = "insert or ignore into events (id, stream, version, type, data) values ('{id}', {stream}, 1, 't', '1')"
+
+    with engine_of(sqlite_url) as stranger, stranger.begin() as connection:
+        for stream in ("''", "null"):
+            connection.execute(text(ignore.format(id=uuid4(), stream=stream)))
+
+    sqlite.append(note("next"))
+    assert said(everything(sqlite))[3:] == ["next"]
 
 
 def test_positions_are_not_given_out_again_when_the_sequence_is_forgotten(sqlite: EventLog) -> None:

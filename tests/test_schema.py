@@ -230,7 +230,7 @@ def test_a_name_that_needs_quotes_is_refused(url: str, name: str) -> None:
 
 
 def test_a_word_of_sql_names_a_log_or_is_refused(empty_database_url: str, subtests: pytest.Subtests) -> None:
-    for name in ("user", "select", "order", "table", "all", "pg_mine", "sqlite", "public"):
+    for name in ("user", "select", "order", "table", "all", "lateral", "system_user", "pg_mine", "sqlite", "public"):
         with subtests.test(name), engine_of(empty_database_url) as engine:
             try:
                 log = EventLog(engine, schema=name)
