@@ -139,6 +139,10 @@ class Database(Protocol):
         """Tell whether the database ended a transaction for the sake of another one, so that it can be run again."""
         ...
 
+    def queue_up(self, connection: Connection) -> None:
+        """Let nobody else who queued up append until this transaction ends; for those who got into a deadlock."""
+        ...
+
     def is_own_lock(self, error: BaseException) -> bool:
         """Tell whether an error can only mean that a handler waited for the transaction it was called in."""
         ...

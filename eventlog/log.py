@@ -42,7 +42,7 @@ PAGE_EVENTS = 1_000
 POSITION_MAX = 2**63 - 1
 APPEND_TRIES_MAX = 100
 """How often an append runs again because another one took its version; each try lets one other append through."""
-DEADLOCKS_MAX = 5
+DEADLOCKS_MAX = 10
 """How often an append in a transaction of its own runs again after the database ended it to resolve a deadlock."""
 
 
@@ -180,11 +180,13 @@ class EventLog:
             self._schema_checked = True
 
     def _append_alone(self, pending: list[PendingEvent], expected: Expected) -> list[Recorded[Any]]:
-        for number in range(APPEND_TRIES_MAX):
+        deadlocks = 0
+        for _ in range(APPEND_TRIES_MAX):
             try:
-                inserted = self._insert_alone(pending, expected)
+                inserted = self._insert_alone(pending, expected, queue_up=deadlocks > 0)
             except DBAPIError as error:
-                if number < DEADLOCKS_MAX and self.database.was_rolled_back(error):
+                deadlocks += 1
+                if deadlocks <= DEADLOCKS_MAX and self.database.was_rolled_back(error):
                     continue
                 raise
             if inserted is not None:
@@ -195,9 +197,13 @@ class EventLog:
                 return known
         raise _out_of_tries(pending)
 
-    def _insert_alone(self, pending: list[PendingEvent], expected: Expected) -> list[Inserted] | None:
+    def _insert_alone(
+        self, pending: list[PendingEvent], expected: Expected, *, queue_up: bool
+    ) -> list[Inserted] | None:
         with self._own_transaction(pending) as connection:
             self.check(connection)
+            if queue_up:
+                self.database.queue_up(connection)
             inserted = self.database.insert(connection, pending, expected)
             if inserted is None:
                 connection.rollback()

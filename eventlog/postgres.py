@@ -219,6 +219,10 @@ class PostgresDatabase:
         cause = error.orig if isinstance(error, DBAPIError) else error
         return isinstance(cause, psycopg.Error) and cause.sqlstate in ("40001", "40P01")
 
+    def queue_up(self, connection: Connection) -> None:
+        """An advisory lock of the one-key form, which can neither be a mark nor be in the way of one."""
+        self._rows(connection, f"select pg_advisory_xact_lock('{self.schema}.events'::regclass::oid::bigint)")
+
     def is_own_lock(self, error: BaseException) -> bool:
         return False
 

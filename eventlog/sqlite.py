@@ -169,6 +169,9 @@ class SqliteDatabase:
     def was_rolled_back(self, error: BaseException) -> bool:
         return False
 
+    def queue_up(self, connection: Connection) -> None:
+        """Nothing to do: there is one writer at a time."""
+
     def is_own_lock(self, error: BaseException) -> bool:
         """The transaction a handler is called in holds the write lock, so nobody else's lock can be in its way."""
         return self.passing(error)

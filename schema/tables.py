@@ -20,6 +20,9 @@ from eventlog.schema.timestamps import Timestamp
 DEFAULT_SCHEMA = "eventlog"
 SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 
+MORE_RESERVED_WORDS = frozenset({"collation", "concurrently", "lateral", "system_user", "tablesample"})
+"""Words PostgreSQL reserves, and SQLAlchemy's list of them leaves out."""
+
 OPEN_STATES = ("retrying", "parked", "blocked")
 """The states of a ledger entry that is still somebody's business."""
 
@@ -45,7 +48,7 @@ class Tables:
 
 def check_schema_name(name: str) -> str:
     """Return the name if it can name a log; raise ValueError otherwise."""
-    if name in RESERVED_WORDS or name.startswith(("pg_", "sqlite")):
+    if name in RESERVED_WORDS or name in MORE_RESERVED_WORDS or name.startswith(("pg_", "sqlite")):
         raise ValueError(f"schema {name!r} is a word of SQL, and cannot name a log")
     if not SCHEMA_NAME.fullmatch(name):
         raise ValueError(f"schema {name!r} is not a plain name: lower case letters, digits and _, at most 41 of them")

@@ -122,7 +122,7 @@ def test_a_whole_number_beyond_64_bits_is_refused_or_comes_back(log: EventLog, s
 
 
 def test_raw_json_that_is_none_is_refused(log: EventLog, subtests: pytest.Subtests) -> None:
-    raws: list[bytes] = [b"not json", b"NaN", b'{"a":', b"", b"\xff", b'"\x00"', b"1 2", b"1e999"]
+    raws: list[bytes] = [b"not json", b"NaN", b'{"a":', b"", b"\xff", b'"\x00"', b"1 2"]
     for raw in raws:
         with subtests.test(raw=repr(raw)[:40]):
             refuse(log, plain({"raw": msgspec.Raw(raw)}), match="the data of odd.fact")

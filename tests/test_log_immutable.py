@@ -374,7 +374,7 @@ def test_an_insert_that_may_be_ignored_leaves_the_event_as_it_was(sqlite: EventL
 
 
 def test_a_plain_insert_that_was_ignored_does_not_keep_appends_out(sqlite: EventLog, sqlite_url: str) -> None:
-    """A row that breaks a check may be ignored, and has drawn a number all the same: the next position leaves a hole."""
+    """A row that breaks a check may be ignored, and has drawn a number all the same: positions get a hole."""
     ignore = "insert or ignore into events (id, stream, version, type, data) values ('{id}', {stream}, 1, 't', '1')"
 
     with engine_of(sqlite_url) as stranger, stranger.begin() as connection:

@@ -309,3 +309,17 @@ def test_a_rewind_is_on_record_with_its_undo(bench: Bench) -> None:
     operation = bench.operations("mail")[-1]
     assert (operation.action, operation.reason, operation.id) == ("rewind", "a bug in the template", move.operation)
     assert move.undo == f"eventlog undo {operation.id}"
+
+
+def test_a_rewind_raises_the_epoch_and_takes_the_lease_away(bench: Bench) -> None:
+    bench.send(2)
+    mail = Mail(bench.app())
+    mail.app.drain()
+    partition = mail.app.partitions(mail.app.runtime())[0]
+    partition.turn()
+    before = bench.checkpoint("mail")
+    mail.rewind(0)
+    after = bench.checkpoint("mail")
+    assert before.owner is not None
+    assert (after.owner, after.expires_at, after.in_hand) == (None, None, 0)
+    assert after.epoch > before.epoch

@@ -104,6 +104,20 @@ def test_the_error_of_a_handler_that_committed_says_what_to_do(bench: Bench) -> 
     assert "transaction" in bench.entries("board")[0].message
 
 
+def test_a_commit_through_the_drivers_own_connection_is_noticed(bench: Bench) -> None:
+    """It cannot be refused there. The event stands alone, so that nothing of others is committed with it."""
+    app = bench.app()
+    sent = bench.send(1)
+    board = board_of(app)
+
+    @board
+    def apply(_crate: Sent, ctx: Context) -> None:
+        ctx.connection.connection.commit()
+
+    app.drain()
+    assert bench.states("board") == {sent[0]: "parked"}
+
+
 UNIQUE = Table("once_each", MetaData(), Column("number", Integer, primary_key=True, autoincrement=False))
 
 
