@@ -15,7 +15,7 @@ was lost would else be applied twice.
 import threading
 
 import msgspec
-from sqlalchemy import Connection, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, literal, or_, select, update
 
 from eventlog.clock import Clock
 from eventlog.database import Database
@@ -95,13 +95,7 @@ class Lease:
         table = self.database.tables.checkpoints
         moved = connection.execute(
             update(table)
-            .where(
-                table.c.subscriber == self.subscriber,
-                table.c.partition == self.partition,
-                table.c.epoch == self.epoch,
-                table.c.owner == self.owner,
-                table.c.position == self.progress.position,
-            )
+            .where(*self._ours(), table.c.position == self.progress.position)
             .values(
                 position=progress.position,
                 in_hand=progress.in_hand,
@@ -123,14 +117,7 @@ class Lease:
         began = self._clock.monotonic()
         table = self.database.tables.checkpoints
         renewed = connection.execute(
-            update(table)
-            .where(
-                table.c.subscriber == self.subscriber,
-                table.c.partition == self.partition,
-                table.c.epoch == self.epoch,
-                table.c.owner == self.owner,
-            )
-            .values(expires_at=seconds_from_now(literal(self.seconds)))
+            update(table).where(*self._ours()).values(expires_at=seconds_from_now(literal(self.seconds)))
         )
         with self._lock:
             if renewed.rowcount != 1:
@@ -146,14 +133,7 @@ class Lease:
         table = self.database.tables.checkpoints
         with self.database.transaction() as connection:
             connection.execute(
-                update(table)
-                .where(
-                    table.c.subscriber == self.subscriber,
-                    table.c.partition == self.partition,
-                    table.c.epoch == self.epoch,
-                    table.c.owner == self.owner,
-                )
-                .values(owner=None, expires_at=None, in_hand=table.c.position)
+                update(table).where(*self._ours()).values(owner=None, expires_at=None, in_hand=table.c.position)
             )
 
     def forget(self) -> None:
@@ -176,6 +156,16 @@ class Lease:
         )
         progress = Progress(position=row.position, in_hand=row.in_hand, handled_through=row.handled_through)
         return Taken(epoch=epoch, progress=progress, died=row.owner not in (None, self.owner))
+
+    def _ours(self) -> tuple[ColumnElement[bool], ...]:
+        """The row as it is while the lease is ours."""
+        table = self.database.tables.checkpoints
+        return (
+            table.c.subscriber == self.subscriber,
+            table.c.partition == self.partition,
+            table.c.epoch == self.epoch,
+            table.c.owner == self.owner,
+        )
 
     def _lost(self, why: str) -> LeaseLostError:
         self.forget()

@@ -96,8 +96,9 @@ class Partition:
         if taken is None:
             return False
         self._said = None
-        self._in_doubt = taken.died
-        self._alone_through = taken.progress.in_hand if taken.died else 0
+        # What we may not have come to clear up, before we were interrupted ourselves, is still in doubt.
+        self._in_doubt = self._in_doubt or taken.died
+        self._alone_through = taken.progress.in_hand if self._in_doubt else 0
         with self._runtime.database.reader() as connection:
             self._ahead = entries_above(
                 connection,
@@ -113,7 +114,7 @@ class Partition:
             taken.progress.position,
             "; its owner before has not released it" if taken.died else "",
         )
-        self._unfinished = self._retrying.unfinished(died=taken.died)
+        self._unfinished = self._retrying.unfinished(died=self._in_doubt)
         return True
 
     def _retry_due(self, until: int | None) -> Delivered:
