@@ -7,6 +7,7 @@ schema (`..._empty_url`). Making a database is cheap: the migrations run once a 
 
 import dataclasses
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,11 @@ SCHEMA = "eventlog"
 # The machine's load decides how long an example takes; what hangs is stopped by the time-out of the test.
 hypothesis.settings.register_profile("eventlog", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("eventlog")
+
+
+# Started in the background, as some runners do it, a process ignores ^C, and so do the ones it starts: tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """`init`, `append` and `read` from the command line, on both databases."""
 
 import io
+import shlex
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -177,7 +178,8 @@ def test_a_table_in_a_pipe_is_plain_text_with_whole_cells(shop: Shop) -> None:
 def test_a_reader_that_has_enough_is_no_error(sqlite_url: str, tmp_path: Path) -> None:
     with opened(sqlite_url) as log:
         log.append(*(Event({"said": "x" * 200}, type="note.taken", stream="note-1") for _ in range(3_000)))
-    script = f"{sys.executable} -m eventlog.cli --url {sqlite_url} read -o jsonl | head -n 1; echo ${{PIPESTATUS[0]}}"
+    program = shlex.join([sys.executable, "-m", "eventlog.cli", "--url", sqlite_url])
+    script = f"{program} read -o jsonl | head -n 1; echo ${{PIPESTATUS[0]}}"
     ran = ran_to_end(["bash", "-c", script], cwd=tmp_path)
     assert ran.out.splitlines()[-1] == "0"
     assert ran.err == ""
