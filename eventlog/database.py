@@ -128,7 +128,7 @@ class Database(Protocol):
         ...
 
     def empty_tables(self, connection: Connection, names: Sequence[TableClause]) -> None:
-        """Remove all rows of tables that are locked."""
+        """Remove all rows of tables that are locked. Raises `RefusedError` when other tables refer to them."""
         ...
 
     def passing(self, error: BaseException) -> bool:

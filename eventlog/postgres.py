@@ -202,7 +202,15 @@ class PostgresDatabase:
 
     def empty_tables(self, connection: Connection, names: Sequence[TableClause]) -> None:
         quoted = ", ".join(connection.dialect.identifier_preparer.format_table(name) for name in names)
-        connection.exec_driver_sql(f"truncate {quoted}")
+        try:
+            connection.exec_driver_sql(f"truncate {quoted}")
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != "0A000":
+                raise
+            raise RefusedError(
+                f"{quoted} cannot be emptied: {str(error.orig).strip().splitlines()[0]}",
+                remedy="a table that refers to a projection's tables belongs to the projection: declare it in tables=",
+            ) from error
 
     def passing(self, error: BaseException) -> bool:
         if isinstance(error, DBAPIError) and error.connection_invalidated:

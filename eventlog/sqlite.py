@@ -159,6 +159,7 @@ class SqliteDatabase:
         """Nothing to do: the transaction holds the write lock of the file."""
 
     def empty_tables(self, connection: Connection, names: Sequence[TableClause]) -> None:
+        connection.exec_driver_sql("pragma defer_foreign_keys = on")
         for name in names:
             connection.execute(delete(name))
 

@@ -7,6 +7,7 @@ the checkpoint goes to where the projection began, and what comes again counts a
 import msgspec
 from sqlalchemy import TableClause
 from sqlalchemy import table as named_table
+from sqlalchemy.exc import IntegrityError
 
 from eventlog.database import Database, translated
 from eventlog.errors import RefusedError
@@ -26,6 +27,16 @@ def rebuild_in_place(database: Database, name: str, *, reason: str | None = None
     """Empty a projection's tables and set its checkpoint to where it began. Readers find them empty until the worker is
     through. Raises `UnknownSubscriberError`, and `RefusedError` when it owns no tables or is at its start already.
     """
+    try:
+        return _rebuild(database, name, reason, dry_run=dry_run)
+    except IntegrityError as error:
+        raise RefusedError(
+            f"the tables of {name!r} cannot be emptied: {error.orig}",
+            remedy="a table that refers to a projection's tables belongs to the projection: declare it in tables=",
+        ) from error
+
+
+def _rebuild(database: Database, name: str, reason: str | None, *, dry_run: bool) -> Move:
     with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, name)
         if not owns_tables(row):

@@ -16,7 +16,8 @@ class Context:
 
     `event` is the recorded event. `attempt` counts the calls for this event since it was last delivered live, from 1.
     `redelivery` is False when the event was certainly never handed to this subscriber before, True when it perhaps was;
-    do not drop work on the flag alone. `epoch` rises with every change of owner, and can fence a system that compares
+    do not drop work on the flag alone. In transactional delivery a call whose transaction was rolled back does not
+    count: nothing of it is left. `epoch` rises with every change of owner, and can fence a system that compares
     numbers.
     """
 

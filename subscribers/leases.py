@@ -95,7 +95,7 @@ class Lease:
         table = self.database.tables.checkpoints
         moved = connection.execute(
             update(table)
-            .where(*self._ours(), table.c.position == self.progress.position)
+            .where(*self._ours(self.epoch), table.c.position == self.progress.position)
             .values(
                 position=progress.position,
                 in_hand=progress.in_hand,
@@ -114,12 +114,15 @@ class Lease:
 
     def renew(self, connection: Connection) -> None:
         """Push the expiry out (T5); a lease that is no longer ours is forgotten."""
-        began = self._clock.monotonic()
+        began, epoch = self._clock.monotonic(), self.epoch
         table = self.database.tables.checkpoints
         renewed = connection.execute(
-            update(table).where(*self._ours()).values(expires_at=seconds_from_now(literal(self.seconds)))
+            update(table).where(*self._ours(epoch)).values(expires_at=seconds_from_now(literal(self.seconds)))
         )
         with self._lock:
+            if self.epoch != epoch:
+                # It was taken anew in the meantime: what we asked about is no longer the question.
+                return
             if renewed.rowcount != 1:
                 self._held = False
             else:
@@ -133,7 +136,9 @@ class Lease:
         table = self.database.tables.checkpoints
         with self.database.transaction() as connection:
             connection.execute(
-                update(table).where(*self._ours()).values(owner=None, expires_at=None, in_hand=table.c.position)
+                update(table)
+                .where(*self._ours(self.epoch))
+                .values(owner=None, expires_at=None, in_hand=table.c.position)
             )
 
     def forget(self) -> None:
@@ -157,13 +162,13 @@ class Lease:
         progress = Progress(position=row.position, in_hand=row.in_hand, handled_through=row.handled_through)
         return Taken(epoch=epoch, progress=progress, died=row.owner not in (None, self.owner))
 
-    def _ours(self) -> tuple[ColumnElement[bool], ...]:
-        """The row as it is while the lease is ours."""
+    def _ours(self, epoch: int) -> tuple[ColumnElement[bool], ...]:
+        """The row as it is while the lease of this epoch is ours."""
         table = self.database.tables.checkpoints
         return (
             table.c.subscriber == self.subscriber,
             table.c.partition == self.partition,
-            table.c.epoch == self.epoch,
+            table.c.epoch == epoch,
             table.c.owner == self.owner,
         )
 
