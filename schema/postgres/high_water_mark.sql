@@ -6,6 +6,7 @@
 -- caller therefore reads rows in a NEW statement, and under READ COMMITTED, where a new statement is a new snapshot.
 --
 -- A mark carries the low 32 bits of a position; it is read as the number nearest to the head that ends in them.
+-- The sequence is read by pg_sequence_last_value, never by SELECT: see head.sql.
 -- On a standby the marks of the primary cannot be seen, and its sequence runs ahead: refused.
 create function {schema}.high_water_mark() returns bigint
 language plpgsql volatile security definer
@@ -27,9 +28,7 @@ begin
                   hint = 'read the log on the primary';
     end if;
 
-    select case when is_called then last_value else last_value - 1 end
-    into head
-    from {schema}.events_position_seq;
+    head := coalesce(pg_sequence_last_value('{schema}.events_position_seq'), 0);
 
     select min(head + ((objid::bigint - head + 2147483648) & 4294967295) - 2147483648)
     into low

@@ -4,6 +4,9 @@
 -- first one this transaction can get, cut to 32 bits). Shared, so that appenders never wait for each other; transaction
 -- level, so that it goes exactly when the outcome is decided. The oid keeps two logs, and other people's locks, apart.
 --
+-- The sequence is read by pg_sequence_last_value, never by SELECT, which may show a value that has not been given out
+-- yet: see head.sql. NULL, 0 here, is a sequence that has given out nothing.
+--
 -- Once per transaction: its id is remembered in a transaction-local setting, which ROLLBACK TO SAVEPOINT takes back
 -- together with the lock. The id and not a flag, so that a leftover of the session can never pass for a mark.
 --
@@ -18,9 +21,7 @@ declare
     low bigint;
 begin
     if current_setting('eventlog.marked_{schema}', true) is distinct from this_transaction then
-        select case when is_called then last_value else last_value - 1 end
-        into low
-        from {schema}.events_position_seq;
+        low := coalesce(pg_sequence_last_value('{schema}.events_position_seq'), 0);
 
         perform pg_advisory_xact_lock_shared(
             (((tg_relid::bigint + 2147483648) & 4294967295) - 2147483648)::integer,
