@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Integer, MetaData, Table, Text, Uuid
+from sqlalchemy import ARRAY, JSON, BigInteger, Boolean, Column, Double, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 from sqlalchemy.types import TypeEngine
 
@@ -35,6 +35,7 @@ class Tables:
     prefix: str
     metadata: MetaData
     events: Table
+    event_tags: Table
     subscribers: Table
     checkpoints: Table
     failures: Table
@@ -85,6 +86,13 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _required("data", JSON().with_variant(Text(), "sqlite")),
             _required("metadata", JSON().with_variant(Text(), "sqlite")),
             _required("recorded_at", Timestamp()),
+            _optional("tags", ARRAY(Text()).with_variant(Text(), "sqlite")),
+        ),
+        event_tags=table(
+            "event_tags",
+            _key("tag", Text()),
+            _key("position", BigInteger()),
+            _required("type", Text()),
         ),
         subscribers=table(
             "subscribers",

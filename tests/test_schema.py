@@ -181,14 +181,14 @@ def test_the_triggers_that_keep_events_safe_fire_always(postgres_database_url: s
     with engine_of(postgres_database_url) as engine:
         on_events = {name: enabled for name, enabled, told in facts(engine)["triggers"] if "eventlog.events" in told}
 
-    assert on_events == {"mark_append": "A", "guard_position": "A", "refuse_change": "A"}
+    assert on_events == {"mark_append": "A", "guard_position": "A", "index_tags": "A", "refuse_change": "A"}
 
 
 def test_functions_with_the_rights_of_their_owner_choose_their_own_search_path(postgres_database_url: str) -> None:
     with engine_of(postgres_database_url) as engine:
         definers = [told for (told,) in facts(engine)["functions"] if "SECURITY DEFINER" in told]
 
-    assert len(definers) == 3
+    assert len(definers) == 4
     assert all("SET search_path TO 'pg_catalog', 'pg_temp'" in told for told in definers)
 
 
