@@ -36,6 +36,7 @@ def json_line(event: StoredEvent) -> str:
         data=_raw(event.data),
         metadata=_raw(event.metadata),  # type: ignore[arg-type]  # written out as it is, never read here
         recorded_at=event.recorded_at,
+        tags=event.tags,
     )
     return msgspec.json.encode(recorded).decode()
 

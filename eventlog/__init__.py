@@ -11,17 +11,19 @@ if TYPE_CHECKING:
     from eventlog.event_types import event
     from eventlog.events import Event, Recorded, caused_by
     from eventlog.log import EventLog
+    from eventlog.query import Query
     from eventlog.subscribers.app import App
     from eventlog.subscribers.context import Context
     from eventlog.subscribers.retry import Retry
 
-__all__ = ["App", "Context", "Event", "EventLog", "Recorded", "Retry", "caused_by", "event"]
+__all__ = ["App", "Context", "Event", "EventLog", "Query", "Recorded", "Retry", "caused_by", "event"]
 
 _HOMES = {
     "App": "eventlog.subscribers.app",
     "Context": "eventlog.subscribers.context",
     "Event": "eventlog.events",
     "EventLog": "eventlog.log",
+    "Query": "eventlog.query",
     "Recorded": "eventlog.events",
     "Retry": "eventlog.subscribers.retry",
     "caused_by": "eventlog.events",

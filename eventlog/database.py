@@ -19,6 +19,7 @@ from sqlalchemy.sql.expression import TableClause
 from eventlog.errors import EventLogError, SchemaMissingError, SchemaTooNewError, UsageError
 from eventlog.events import StoredEvent
 from eventlog.pending import Expected, PendingEvent
+from eventlog.query import PageQuery, Query
 from eventlog.schema.migrate import NewerSchemaError, SchemaState, current_revision, known_revisions, upgrade
 from eventlog.schema.migrate import schema_state as read_schema_state
 from eventlog.schema.tables import Tables, check_schema_name
@@ -35,14 +36,12 @@ class Inserted(msgspec.Struct, frozen=True):
     recorded_at: datetime
 
 
-class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """One page of the log: after < position <= until, at most `limit` events; no `types` means all of them."""
+class RecordedSince(msgspec.Struct, frozen=True):
+    """The last event of a type that carries the tags of a query, after the position it was decided at."""
 
-    after: int
-    until: int
-    limit: int
-    types: tuple[str, ...] = ()
-    stream: str | None = None
+    query: Query
+    type: str
+    position: int
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +84,15 @@ class Database(Protocol):
         self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
     ) -> list[Inserted] | None:
         """Insert all the events, or return None when a version or an id was taken; some rows may then stand."""
+        ...
+
+    def recorded_since(
+        self, connection: Connection, pending: Sequence[PendingEvent], conditions: Sequence[Query]
+    ) -> list[RecordedSince]:
+        """Look for events that carry the tags of a condition, after its position, whatever their types.
+
+        Until the transaction ends nobody else records one, nor any that the tags of `pending` are decided by.
+        """
         ...
 
     def find(self, connection: Connection, ids: Collection[UUID]) -> dict[UUID, StoredEvent]:

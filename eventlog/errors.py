@@ -88,6 +88,23 @@ class WrongExpectedVersionError(ConflictError):
         self.actual = actual
 
 
+class AppendConditionError(ConflictError):
+    """An event that an append was conditional on not being there has been recorded: its `position` and `type`.
+
+    Readers may not see it yet, while a transaction that appended before it is still open.
+    """
+
+    code = "append_condition"
+
+    def __init__(self, *, position: int, type: str, after: int, tags: tuple[str, ...]) -> None:  # noqa: A002
+        super().__init__(
+            f"event {position} ({type}), tagged {', '.join(tags)}, has been recorded after position {after}",
+            remedy="read again, decide again, and append under the condition of what you then saw",
+        )
+        self.position = position
+        self.type = type
+
+
 class IdConflictError(ConflictError):
     """An event id is already recorded with other content, or only part of a batch is."""
 

@@ -113,6 +113,7 @@ def decode(stored: StoredEvent) -> Recorded[Any]:
         data=data,
         metadata=metadata,
         recorded_at=stored.recorded_at,
+        tags=stored.tags,
     )
 
 

@@ -4,7 +4,7 @@ An event is an immutable fact. `Event` carries one into the log when a declared 
 `Recorded` is one that has been appended, and has a position.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -25,7 +25,8 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
 
     `data` is a Struct declared with `@event`, or anything JSON can hold. `type` may be left out for a declared Struct,
     `stream` where the declaration has a template or the append names one. An `id` given here makes the append
-    idempotent: the same id with the same content is recorded once.
+    idempotent: the same id with the same content is recorded once. By `tags` events are found and decided on across
+    streams.
     """
 
     data: T
@@ -34,6 +35,7 @@ class Event(msgspec.Struct, Generic[T], frozen=True):
     id: UUID | None = None
     metadata: Mapping[str, Any] | None = None
     type_version: int | None = None
+    tags: Sequence[str] = ()
 
 
 class Recorded(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -53,6 +55,7 @@ class Recorded(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     data: T
     metadata: JsonObject
     recorded_at: datetime
+    tags: tuple[str, ...] = ()
 
 
 class StoredEvent(msgspec.Struct, frozen=True, array_like=True):
@@ -67,6 +70,7 @@ class StoredEvent(msgspec.Struct, frozen=True, array_like=True):
     data: str
     metadata: str
     recorded_at: datetime
+    tags: tuple[str, ...] = ()
 
 
 def caused_by(cause: Recorded[Any]) -> JsonObject:

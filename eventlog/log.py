@@ -1,49 +1,40 @@
-"""The log: append events, read them back in one global order.
+"""The log: append events, read them back in one global order, follow them as they come.
 
 Owns the two sentences every caller relies on: an append is part of the transaction it is given, and nobody else ends
 that transaction; a read never goes past the high-water mark, so it never misses what commits late.
+
+The coroutines are the same code: an append in an async transaction runs on its connection by way of SQLAlchemy's
+greenlets, and what has no transaction of the caller's runs in a thread.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Unpack
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
-from eventlog.database import (
-    Database,
-    Inserted,
-    PageQuery,
-    Transaction,
-    check_schema,
-    connection_of,
-    initialise,
-    open_database,
-    translated,
-)
-from eventlog.encoding import same_json
-from eventlog.errors import (
-    ConflictError,
-    IdConflictError,
-    UnknownEventError,
-    UsageError,
-    WrongExpectedVersionError,
-)
+from eventlog.appending import Appender
+from eventlog.clock import SystemClock
+from eventlog.database import Database, Transaction, check_schema, initialise, open_database, translated
+from eventlog.errors import UnknownEventError, UsageError
 from eventlog.event_types import decode
 from eventlog.events import Recorded, StoredEvent
-from eventlog.limits import STREAM_CHARACTERS_MAX
-from eventlog.patterns import check_pattern, covers, is_exact
-from eventlog.pending import Expected, PendingEvent, check_expected, prepare
+from eventlog.pending import check_expected, prepare
+from eventlog.query import POSITION_MAX, Query
+from eventlog.reading import Filters, can_name_a_stream, check_range, following_pages, pages, select
 from eventlog.schema.tables import DEFAULT_SCHEMA
 
-PAGE_EVENTS = 1_000
-POSITION_MAX = 2**63 - 1
-APPEND_TRIES_MAX = 100
-"""How often an append runs again because another one took its version; each try lets one other append through."""
-DEADLOCKS_MAX = 10
-"""How often an append in a transaction of its own runs again after the database ended it to resolve a deadlock."""
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+POLL_SECONDS_MIN = 0.005
+POLL_SECONDS_MAX = 0.25
+"""How often a follower looks for new events: soon after it saw some, then less and less often."""
 
 
 class EventLog:
@@ -56,6 +47,7 @@ class EventLog:
     def __init__(self, url_or_engine: str | Engine, *, schema: str = DEFAULT_SCHEMA) -> None:
         self.database: Database = open_database(url_or_engine, schema=schema)
         self._schema_checked = False
+        self._appender = Appender(self.database, lend=self._reader, check=self.check)
 
     @property
     def engine(self) -> Engine:
@@ -73,68 +65,122 @@ class EventLog:
         expected: int | str = "any",
         tx: Transaction | None = None,
         metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        unless: Query | Sequence[Query] = (),
     ) -> list[Recorded[Any]]:
         """Append events, in this order, and return them as recorded.
 
         Each is a Struct declared with `@event`, or an `Event`. `stream` serves for all that name none themselves, and
         goes before a declared template. `expected` is the version the stream must be at, `"none"` (it must not exist)
-        or `"any"`. `metadata` goes with every event, under its own.
+        or `"any"`. `metadata` goes with every event, under its own; so do `tags`.
+
+        `unless` is one `Query` or several: the append is refused when an event that matches one of them has been
+        recorded after its position. Give the position of the last event the decision was made from; 0 for none.
 
         `tx` is the Session or Connection whose transaction the events become part of; it is neither committed nor
         rolled back here, and a refused append leaves nothing in it and leaves it usable. Without `tx` the append has a
-        transaction of its own. It is one statement for one event, and one for many.
+        transaction of its own. It is one statement for one event, and one for many; a condition is one more.
 
-        Appending an id that is recorded already with the same stream, type and data returns what was recorded.
+        Appending an id that is recorded already with the same stream, type, data and tags returns what was recorded.
 
-        Raises `InvalidEventError` (nothing was sent), `WrongExpectedVersionError`, `IdConflictError`,
-        `UnsafeTransactionError`, `SchemaMissingError`, `DatabaseUnreachableError`.
+        Raises `InvalidEventError` (nothing was sent), `WrongExpectedVersionError`, `AppendConditionError`,
+        `IdConflictError`, `UnsafeTransactionError`, `SchemaMissingError`, `DatabaseUnreachableError`.
         """
-        pending = prepare(events, stream=stream, metadata=metadata)
-        wanted = check_expected(expected, pending)
+        pending = prepare(events, stream=stream, metadata=metadata, tags=tags)
+        wanted = check_expected(expected, pending, unless=unless)
         if not pending:
             return []
         with translated(self.database):
-            if tx is not None:
-                return self._append_within(connection_of(tx), pending, wanted)
-            return self._append_alone(pending, wanted)
+            return self._appender.append(pending, wanted, tx=tx)
+
+    async def append_async(
+        self,
+        *events: object,
+        stream: str | None = None,
+        expected: int | str = "any",
+        tx: "AsyncSession | AsyncConnection | None" = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        unless: Query | Sequence[Query] = (),
+    ) -> list[Recorded[Any]]:
+        """Append events from a coroutine: `append`, in the transaction of an AsyncSession or AsyncConnection.
+
+        Its engine is one of psycopg or aiosqlite (`pip install rewindlog[async]`); a SQLite one is made ready by
+        `eventlog.sqlite.prepare`. Without `tx` the append has a transaction of its own, in a thread; cancelled, it may
+        still be carried out.
+        """
+        append = partial(
+            self.append, *events, stream=stream, expected=expected, metadata=metadata, tags=tags, unless=unless
+        )
+        if tx is None:
+            return await asyncio.to_thread(append)
+        if not hasattr(tx, "run_sync"):
+            raise UsageError(
+                f"tx is a {type(tx).__qualname__}", remedy="hand over an AsyncSession or AsyncConnection, or use append"
+            )
+        return await tx.run_sync(lambda transaction: append(tx=transaction))
 
     def read(
         self,
         *,
         after: int = 0,
         until: int | None = None,
-        types: Sequence[str] = (),
-        stream: str | None = None,
         limit: int | None = None,
+        backwards: bool = False,
+        **filters: Unpack[Filters],
     ) -> Iterator[Recorded[Any]]:
         """Read events in the order of positions: after < position <= until, and never past the high-water mark.
 
+        `backwards` begins with the last one; `limit` counts from where it begins. Events are narrowed down by `types`
+        (names, or patterns like `flight.*`), `stream`, `stream_prefix`, `tags` (all of them), `matching` (a `Query`, or
+        several of which one has to match), `since` and `before` (aware times, since <= recorded_at < before).
+
         Lazy: pages of a thousand are fetched as they are needed, no connection is held in between, and what is appended
-        after the first page was fetched is not part of it. `types` may hold patterns (`flight.*`). Raises
-        `UndecodableEventError` at an event that its declared class cannot read.
+        after the first page was fetched is not part of it. Tags and one stream are looked up in an index, the other
+        filters are a scan from `after` on. Raises `UndecodableEventError` at an event that its declared class cannot
+        read.
         """
-        return map(decode, self.read_stored(after=after, until=until, types=types, stream=stream, limit=limit))
+        return map(decode, self.read_stored(after=after, until=until, limit=limit, backwards=backwards, **filters))
 
     def read_stored(
-        self, *, after: int, until: int | None, types: Sequence[str], stream: str | None, limit: int | None
+        self,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        limit: int | None = None,
+        backwards: bool = False,
+        **filters: Unpack[Filters],
     ) -> Iterator[StoredEvent]:
         """Read events as they are stored, data and metadata still JSON text: `read` without decoding."""
-        if isinstance(types, str):
-            raise UsageError(f"types={types!r} is a text", remedy=f"give a list: types=[{types!r}]")
-        for name, value in (("after", after), ("until", until), ("limit", limit)):
-            _check_number(name, value)
-        if stream is not None and not _can_name_a_stream(stream):
-            return iter(())
-        patterns = [check_pattern(pattern) for pattern in types]
-        exact = tuple(patterns) if all(map(is_exact, patterns)) else ()
-        return self._pages(
-            after=max(0, min(after, POSITION_MAX)),
-            until=None if until is None else max(0, min(until, POSITION_MAX)),
-            exact=exact,
-            patterns=patterns,
-            stream=stream,
-            limit=None if limit is None else min(limit, POSITION_MAX),
-        )
+        return chain.from_iterable(self._pages(after, until, limit, backwards=backwards, filters=filters))
+
+    def read_async(
+        self,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        limit: int | None = None,
+        backwards: bool = False,
+        **filters: Unpack[Filters],
+    ) -> AsyncIterator[Recorded[Any]]:
+        """Read events from a coroutine (`async for`): `read`, its pages fetched in a thread."""
+        return _each_async(self._pages(after, until, limit, backwards=backwards, filters=filters))
+
+    def follow(
+        self, *, after: int = 0, stop: threading.Event | None = None, **filters: Unpack[Filters]
+    ) -> Iterator[Recorded[Any]]:
+        """Read events as they come, without an end, narrowed down like `read`; none is skipped.
+
+        Keep the position of the last event you are done with, and follow after it the next time. While nothing comes it
+        looks again every 5 to 250 ms, one cheap query each; the iteration ends when `stop` is set. A database error is
+        raised, and ends it too.
+        """
+        following = self._following(after, filters)
+        return self._each_until(following, threading.Event() if stop is None else stop)
+
+    def follow_async(self, *, after: int = 0, **filters: Unpack[Filters]) -> AsyncIterator[Recorded[Any]]:
+        """Read events as they come from a coroutine (`async for`): `follow`, ended by breaking out or by cancelling."""
+        return _each_async(self._following(after, filters))
 
     def get(self, position_or_id: int | UUID) -> Recorded[Any]:
         """Read one event by its position or its id. Raises `UnknownEventError`."""
@@ -168,7 +214,7 @@ class EventLog:
 
     def version(self, stream: str) -> int:
         """Return the version a stream is at, 0 when it has no events."""
-        if not _can_name_a_stream(stream):
+        if not can_name_a_stream(stream):
             return 0
         with self._reader() as connection:
             return self.database.versions(connection, [stream]).get(stream, 0)
@@ -179,123 +225,31 @@ class EventLog:
             check_schema(self.database, connection)
             self._schema_checked = True
 
-    def _append_alone(self, pending: list[PendingEvent], expected: Expected) -> list[Recorded[Any]]:
-        deadlocks = 0
-        for _ in range(APPEND_TRIES_MAX):
-            try:
-                inserted = self._insert_alone(pending, expected, queue_up=deadlocks > 0)
-            except DBAPIError as error:
-                deadlocks += 1
-                if deadlocks <= DEADLOCKS_MAX and self.database.was_rolled_back(error):
-                    continue
-                raise
-            if inserted is not None:
-                return _recorded(pending, inserted)
-            with self._reader() as connection:
-                known = self._why_refused(connection, pending, expected)
-            if known is not None:
-                return known
-        raise _out_of_tries(pending)
-
-    def _insert_alone(
-        self, pending: list[PendingEvent], expected: Expected, *, queue_up: bool
-    ) -> list[Inserted] | None:
-        with self._own_transaction(pending) as connection:
-            self.check(connection)
-            if queue_up:
-                self.database.queue_up(connection)
-            inserted = self.database.insert(connection, pending, expected)
-            if inserted is None:
-                connection.rollback()
-        return inserted
-
-    def _own_transaction(self, pending: list[PendingEvent]) -> AbstractContextManager[Connection]:
-        """One event is one statement, which the database commits by itself where that saves a round trip."""
-        single = self.database.autocommit() if len(pending) == 1 else None
-        return single if single is not None else self.database.transaction()
-
-    def _append_within(
-        self, connection: Connection, pending: list[PendingEvent], expected: Expected
-    ) -> list[Recorded[Any]]:
-        self.database.join(connection)
-        self.check(connection)
-        for _ in range(APPEND_TRIES_MAX):
-            inserted = self._insert_or_nothing(connection, pending, expected)
-            if inserted is not None:
-                return _recorded(pending, inserted)
-            known = self._why_refused(connection, pending, expected)
-            if known is not None:
-                return known
-        raise _out_of_tries(pending)
-
-    def _insert_or_nothing(
-        self, connection: Connection, pending: list[PendingEvent], expected: Expected
-    ) -> list[Inserted] | None:
-        """Insert all or none: several rows need a savepoint, since some of them may stand when one is refused."""
-        if len(pending) == 1:
-            return self.database.insert(connection, pending, expected)
-        with connection.begin_nested() as savepoint:
-            inserted = self.database.insert(connection, pending, expected)
-            if inserted is None:
-                savepoint.rollback()
-        return inserted
-
-    def _why_refused(
-        self, connection: Connection, pending: list[PendingEvent], expected: Expected
-    ) -> list[Recorded[Any]] | None:
-        """Return the events if they are recorded already, raise for a conflict; None when another append came first."""
-        known = self._recorded_before(connection, pending)
-        if known is not None:
-            return known
-        if expected.version is not None:
-            streams = list(dict.fromkeys(event.stream for event in pending))
-            versions = self.database.versions(connection, streams)
-            for stream in streams:
-                actual = versions.get(stream, 0)
-                if actual != expected.version:
-                    raise WrongExpectedVersionError(stream=stream, expected=expected.version, actual=actual)
-        return None
-
-    def _recorded_before(self, connection: Connection, pending: list[PendingEvent]) -> list[Recorded[Any]] | None:
-        given = [event.id for event in pending if event.id_given]
-        found = self.database.find(connection, given) if given else {}
-        if not found:
-            return None
-        changed = tuple(event.id for event in pending if event.id in found and not _same(event, found[event.id]))
-        if changed:
-            raise IdConflictError(f"event {changed[0]} is already recorded with other content", ids=changed)
-        if len(found) < len(pending):
-            raise IdConflictError(
-                f"{len(found)} of the {len(pending)} events of this batch are already recorded", ids=tuple(found)
-            )
-        return [decode(found[event.id]) for event in pending]
-
     def _pages(
-        self,
-        *,
-        after: int,
-        until: int | None,
-        exact: tuple[str, ...],
-        patterns: list[str],
-        stream: str | None,
-        limit: int | None,
-    ) -> Iterator[StoredEvent]:
-        left = limit
-        end: int | None = None
-        while left is None or left > 0:
-            size = PAGE_EVENTS if left is None or not _all_wanted(patterns, exact) else min(PAGE_EVENTS, left)
-            with self._reader() as connection:
-                if end is None:
-                    mark = self.database.high_water_mark(connection)
-                    end = mark if until is None else min(until, mark)
-                query = PageQuery(after=after, until=end, limit=size, types=exact, stream=stream)
-                page = self.database.page(connection, query)
-            wanted = page if _all_wanted(patterns, exact) else [e for e in page if _matches(patterns, e.type)]
-            yield from wanted[:left]
-            if len(page) < size:
-                return
-            after = page[-1].position
-            left = None if left is None else left - len(wanted)
+        self, after: int, until: int | None, limit: int | None, *, backwards: bool, filters: Filters
+    ) -> Iterator[list[StoredEvent]]:
+        selection = select(**filters)
+        begin, end, count = check_range(after, until, limit)
+        return pages(self.database, self._reader, selection, after=begin, until=end, limit=count, backwards=backwards)
+
+    def _following(self, after: int, filters: Filters) -> Iterator[list[StoredEvent] | None]:
+        selection = select(**filters)
+        begin, _, _ = check_range(after, None, None)
+        return following_pages(self.database, self._reader, selection, after=begin)
+
+    def _each_until(
+        self, following: Iterator[list[StoredEvent] | None], stop: threading.Event
+    ) -> Iterator[Recorded[Any]]:
+        clock = SystemClock()
+        idle_seconds = POLL_SECONDS_MIN
+        while not stop.is_set():
+            page = next(following)
+            if page is None:
+                clock.wait(stop, idle_seconds)
+                idle_seconds = min(POLL_SECONDS_MAX, idle_seconds * 2)
+            else:
+                idle_seconds = POLL_SECONDS_MIN
+                yield from map(decode, page)
 
     @contextmanager
     def _reader(self) -> Iterator[Connection]:
@@ -304,54 +258,16 @@ class EventLog:
             yield connection
 
 
-def _check_number(name: str, value: object) -> None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and (name != "limit" or value >= 0)):
-        return
-    raise UsageError(f"{name}={value!r} is no {'count' if name == 'limit' else 'position'}", remedy="give an int")
-
-
-def _can_name_a_stream(stream: object) -> bool:
-    if not isinstance(stream, str):
-        raise UsageError(f"stream={stream!r} is no name", remedy="give the text that names the stream")
-    return 0 < len(stream) <= STREAM_CHARACTERS_MAX and stream.isprintable()
-
-
-def _recorded(pending: list[PendingEvent], inserted: list[Inserted]) -> list[Recorded[Any]]:
-    return [
-        Recorded(
-            position=place.position,
-            id=event.id,
-            stream=event.stream,
-            version=place.version,
-            type=event.type,
-            type_version=event.type_version,
-            data=event.data,
-            metadata=event.metadata,
-            recorded_at=place.recorded_at,
-        )
-        for event, place in zip(pending, inserted, strict=True)
-    ]
-
-
-def _same(event: PendingEvent, stored: StoredEvent) -> bool:
-    return (
-        event.stream == stored.stream
-        and event.type == stored.type
-        and event.type_version == stored.type_version
-        and same_json(event.data_text, stored.data)
-    )
-
-
-def _all_wanted(patterns: list[str], exact: tuple[str, ...]) -> bool:
-    return not patterns or bool(exact)
-
-
-def _matches(patterns: list[str], event_type: str) -> bool:
-    return any(covers(pattern, event_type) for pattern in patterns)
-
-
-def _out_of_tries(pending: list[PendingEvent]) -> ConflictError:
-    return ConflictError(
-        f"stream {pending[0].stream!r} was appended to by others {APPEND_TRIES_MAX} times in a row",
-        remedy="append again; if this is the rule, spread the events over more streams",
-    )
+async def _each_async(
+    source: Iterator[list[StoredEvent]] | Iterator[list[StoredEvent] | None],
+) -> AsyncIterator[Recorded[Any]]:
+    idle_seconds = POLL_SECONDS_MIN
+    at_end: list[StoredEvent] = []
+    while (page := await asyncio.to_thread(next, source, at_end)) is not at_end:
+        if page is None:
+            await asyncio.sleep(idle_seconds)
+            idle_seconds = min(POLL_SECONDS_MAX, idle_seconds * 2)
+            continue
+        idle_seconds = POLL_SECONDS_MIN
+        for stored in page:
+            yield decode(stored)

@@ -16,6 +16,8 @@ from eventlog.events import Event, JsonObject
 from eventlog.ids import new_id
 from eventlog.limits import STREAM_CHARACTERS_MAX
 from eventlog.patterns import check_type
+from eventlog.query import Query, check_queries
+from eventlog.tags import check_tags
 
 _VERSIONS_END = 2**63
 """Versions are 64-bit integers in the database."""
@@ -34,28 +36,50 @@ class PendingEvent(msgspec.Struct, frozen=True, kw_only=True):
     data_text: str
     metadata: JsonObject
     metadata_text: str
+    tags: tuple[str, ...]
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What an append expects of its streams: `version` None is any, 0 is that the stream does not exist."""
+    """What an append expects: of its streams, `version` None is any, 0 is that the stream does not exist; of the log,
+    that no event matches one of `unless`.
+    """
 
     version: int | None
+    unless: tuple[Query, ...] = ()
 
 
-def prepare(events: Sequence[object], *, stream: str | None, metadata: Mapping[str, Any] | None) -> list[PendingEvent]:
+def prepare(
+    events: Sequence[object], *, stream: str | None, metadata: Mapping[str, Any] | None, tags: Sequence[str] = ()
+) -> list[PendingEvent]:
     """Check and encode events in the order given. Raises `InvalidEventError`; nothing has been sent then."""
+    shared = Event(None, stream=stream, metadata=check_metadata(metadata), tags=check_tags(tags))
     numbers: dict[str, int] = {}
     ids: set[UUID] = set()
-    beside = check_metadata(metadata)
-    return [_pending(_as_event(item), stream, beside, numbers, ids) for item in events]
+    return [_pending(_as_event(item), shared, numbers, ids) for item in events]
 
 
-def check_expected(expected: int | str, pending: Sequence[PendingEvent]) -> Expected:
-    """Read the `expected` argument of an append. Raises `UsageError` when it cannot be meant for these events."""
+def check_expected(
+    expected: int | str, pending: Sequence[PendingEvent], *, unless: Query | Sequence[Query] = ()
+) -> Expected:
+    """Read what an append expects. Raises `UsageError` when it cannot be meant for these events."""
+    return Expected(version=_check_version(expected, pending), unless=_check_conditions(unless))
+
+
+def _check_conditions(unless: Query | Sequence[Query]) -> tuple[Query, ...]:
+    conditions = check_queries(unless, name="unless")
+    if not all(condition.tags for condition in conditions):
+        raise UsageError(
+            "a condition of unless= names no tag: every append to the log would have to wait for it",
+            remedy="tag the events that are decided on together (tags=['invoices']), and name the tag in the query",
+        )
+    return conditions
+
+
+def _check_version(expected: int | str, pending: Sequence[PendingEvent]) -> int | None:
     if expected == "any":
-        return Expected(version=None)
+        return None
     if expected == "none":
-        return Expected(version=0)
+        return 0
     if isinstance(expected, bool) or not isinstance(expected, int) or not 0 <= expected < _VERSIONS_END:
         raise UsageError(
             f"expected={expected!r} is neither a version nor 'none' nor 'any'",
@@ -67,7 +91,7 @@ def check_expected(expected: int | str, pending: Sequence[PendingEvent]) -> Expe
             f"expected={expected} is given for {len(streams)} streams",
             remedy="append to one stream at a time where a version is expected; one transaction can hold several",
         )
-    return Expected(version=expected)
+    return expected
 
 
 def _as_event(item: object) -> Event[Any]:
@@ -83,8 +107,7 @@ def _as_event(item: object) -> Event[Any]:
 
 def _pending(
     event: Event[Any],
-    stream: str | None,
-    metadata: Mapping[str, Any],
+    shared: Event[None],
     numbers: dict[str, int],
     ids: set[UUID],
 ) -> PendingEvent:
@@ -95,10 +118,12 @@ def _pending(
             f"{type(event.data).__qualname__} is declared as {declared.name!r}, not {name!r}",
             remedy="leave type out for a declared class",
         )
-    template = declared.stream_of(event.data) if declared and not (event.stream or stream) else None
-    into = _check_stream(event.stream if event.stream is not None else (stream if stream is not None else template))
+    given = event.stream if event.stream is not None else shared.stream
+    if given is None and declared is not None:
+        given = declared.stream_of(event.data)
+    into = _check_stream(given)
     numbers[into] = numbers.get(into, 0) + 1
-    merged = {**metadata, **check_metadata(event.metadata)}
+    merged = {**(shared.metadata or {}), **check_metadata(event.metadata)}
     return PendingEvent(
         id=_check_id(event.id, ids) if event.id is not None else new_id(),
         id_given=event.id is not None,
@@ -110,6 +135,7 @@ def _pending(
         data_text=encode_data(event.data, event_type=name),
         metadata=merged,
         metadata_text=encode_metadata(merged, event_type=name),
+        tags=check_tags((*check_tags(event.tags), *shared.tags)) if event.tags else tuple(shared.tags),
     )
 
 

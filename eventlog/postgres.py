@@ -18,13 +18,14 @@ from datetime import UTC
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import psycopg
 from psycopg import pq
 from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog.database import Holder, Inserted, PageQuery, undone_on_error
+from eventlog.database import Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -35,17 +36,19 @@ from eventlog.errors import (
     UsageError,
 )
 from eventlog.events import StoredEvent
+from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
+from eventlog.query import PageQuery, Query
 from eventlog.schema.tables import tables
 
 CONNECT_TIMEOUT_SECONDS = 5
 
-_COLUMNS = "position, id, stream, version, type, type_version, data::text, metadata::text, recorded_at"
+_COLUMNS = "position, id, stream, version, type, type_version, data::text, metadata::text, recorded_at, tags"
 
 _INSERT_ONE = """
-insert into {events} (id, stream, version, type, type_version, data, metadata)
+insert into {events} (id, stream, version, type, type_version, data, metadata, tags)
 select %(id)s::uuid, %(stream)s::text, now_at.version + 1, %(type)s::text, %(type_version)s::integer,
-       %(data)s::json, %(metadata)s::json
+       %(data)s::json, %(metadata)s::json, %(tags)s::text[]
 from (select coalesce(max(version), 0) as version from {events} where stream = %(stream)s::text) as now_at
 where %(expected)s::bigint is null or now_at.version = %(expected)s::bigint
 on conflict do nothing
@@ -57,12 +60,13 @@ with heads as materialized (
     select asked.stream, coalesce((select max(version) from {events} as e where e.stream = asked.stream), 0) as version
     from unnest(%(distinct_streams)s::text[]) as asked(stream)
 )
-insert into {events} (id, stream, version, type, type_version, data, metadata)
-select given.id, given.stream, heads.version + given.number, given.type, given.type_version, given.data, given.metadata
+insert into {events} (id, stream, version, type, type_version, data, metadata, tags)
+select given.id, given.stream, heads.version + given.number, given.type, given.type_version, given.data, given.metadata,
+       given.tags::text[]
 from unnest(
     %(ids)s::uuid[], %(streams)s::text[], %(numbers)s::bigint[], %(types)s::text[], %(type_versions)s::integer[],
-    %(datas)s::json[], %(metadatas)s::json[]
-) with ordinality as given(id, stream, number, type, type_version, data, metadata, place)
+    %(datas)s::json[], %(metadatas)s::json[], %(tags)s::text[]
+) with ordinality as given(id, stream, number, type, type_version, data, metadata, tags, place)
 join heads using (stream)
 where %(expected)s::bigint is null or not exists (select from heads where version <> %(expected)s::bigint)
 order by given.place
@@ -100,6 +104,15 @@ class PostgresDatabase:
         self._insert_one = _INSERT_ONE.format(**names)
         self._insert_many = _INSERT_MANY.format(**names)
         self._holders = _HOLDERS.format(**names)
+        self._words = SqlWords(
+            events=names["events"],
+            event_tags=f"{schema}.event_tags",
+            columns=_COLUMNS,
+            parameter=lambda name: f"%({name})s",
+            one_of=lambda name: f"= any(%({name})s::text[])",
+            listed=list,
+            moment=lambda moment: moment,
+        )
         self._select = f"select {_COLUMNS} from {schema}.events"
         self._read_committed = self.engine.execution_options(isolation_level="READ COMMITTED")
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -117,7 +130,7 @@ class PostgresDatabase:
         return None if self._default_is_stricter() else self._autocommit.connect()
 
     def join(self, connection: Connection) -> None:
-        if connection.dialect.driver != "psycopg":
+        if connection.dialect.driver not in ("psycopg", "psycopg_async"):
             raise UnsafeTransactionError(
                 f"the transaction runs on {connection.dialect.name}+{connection.dialect.driver}, the log on psycopg 3",
                 remedy="create the engine with postgresql+psycopg://",
@@ -133,6 +146,9 @@ class PostgresDatabase:
     def insert(
         self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
     ) -> list[Inserted] | None:
+        if len(pending) > 1 and not expected.unless and (tags := _tags_of(pending)):
+            # In one order for all of them, which the trigger could not: it sees one event at a time.
+            self._rows(connection, f"select {self.schema}.lock_tags(%s::text[], null)", [tags])
         if len(pending) == 1:
             rows = self._rows(connection, self._insert_one, _one(pending[0], expected))
         else:
@@ -140,6 +156,16 @@ class PostgresDatabase:
         if len(rows) != len(pending):
             return None
         return [Inserted(position, version, at.astimezone(UTC)) for position, version, at in sorted(rows)]
+
+    def recorded_since(
+        self, connection: Connection, pending: Sequence[PendingEvent], conditions: Sequence[Query]
+    ) -> list[RecordedSince]:
+        asked = msgspec.json.encode([{"tags": one.tags, "after": one.after} for one in conditions]).decode()
+        question = f"select * from {self.schema}.recorded_since(%s::text[], %s::json)"
+        return [
+            RecordedSince(conditions[number - 1], event_type, position)
+            for number, event_type, position in self._rows(connection, question, [_tags_of(pending), asked])
+        ]
 
     def find(self, connection: Connection, ids: Collection[UUID]) -> dict[UUID, StoredEvent]:
         rows = self._rows(connection, f"{self._select} where id = any(%s::uuid[])", [list(ids)])
@@ -163,16 +189,7 @@ class PostgresDatabase:
         return int(self._rows(connection, f"select {self.schema}.high_water_mark()")[0][0])
 
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
-        conditions = ["position > %(after)s", "position <= %(until)s"]
-        values: dict[str, Any] = {"after": query.after, "until": query.until, "limit": query.limit}
-        if query.types:
-            conditions.append("type = any(%(types)s::text[])")
-            values["types"] = list(query.types)
-        if query.stream is not None:
-            conditions.append("stream = %(stream)s")
-            values["stream"] = query.stream
-        sql = f"{self._select} where {' and '.join(conditions)} order by position limit %(limit)s"
-        return [_stored(row) for row in self._rows(connection, sql, values)]
+        return [_stored(row) for row in self._rows(connection, *page_statement(self._words, query))]
 
     def next_epoch(self, connection: Connection) -> int:
         return int(self._rows(connection, f"select nextval('{self.schema}.epochs')")[0][0])
@@ -246,6 +263,8 @@ class PostgresDatabase:
             return SchemaMissingError(
                 f"the log {self.schema!r} is not in {place}: {said}", remedy="run `eventlog init` with this database"
             )
+        if cause.sqlstate == "25000" and "READ COMMITTED" in said:
+            return UnsafeTransactionError(said, remedy="use a transaction at READ COMMITTED, or leave tx out")
         if cause.sqlstate == "42501":
             return PermissionDeniedError(f"{place}: {said}", remedy="grant the role what it needs, see docs/design.md")
         unreachable = cause.sqlstate is None or cause.sqlstate.startswith((*_CONNECTION_LOST, "28", "3D", "53"))
@@ -308,14 +327,14 @@ def _engine(url_or_engine: str | Engine) -> Engine:
     )
 
 
-def _driver(connection: Connection) -> psycopg.Connection[Any]:
+def _driver(connection: Connection) -> psycopg.Connection[Any] | psycopg.AsyncConnection[Any]:
     driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
+    assert isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
     return driver
 
 
 def _stored(row: Sequence[Any]) -> StoredEvent:
-    position, event_id, stream, version, event_type, type_version, data, metadata, recorded_at = row
+    position, event_id, stream, version, event_type, type_version, data, metadata, recorded_at, tags = row
     return StoredEvent(
         position,
         event_id,
@@ -326,6 +345,7 @@ def _stored(row: Sequence[Any]) -> StoredEvent:
         data,
         metadata,
         recorded_at.astimezone(UTC),
+        tuple(tags) if tags else (),
     )
 
 
@@ -337,6 +357,7 @@ def _one(event: PendingEvent, expected: Expected) -> dict[str, Any]:
         "type_version": event.type_version,
         "data": event.data_text,
         "metadata": event.metadata_text,
+        "tags": list(event.tags) or None,
         "expected": expected.version,
     }
 
@@ -351,5 +372,16 @@ def _many(pending: Sequence[PendingEvent], expected: Expected) -> dict[str, Any]
         "type_versions": [event.type_version for event in pending],
         "datas": [event.data_text for event in pending],
         "metadatas": [event.metadata_text for event in pending],
+        "tags": [_array(event.tags) if event.tags else None for event in pending],
         "expected": expected.version,
     }
+
+
+def _tags_of(pending: Sequence[PendingEvent]) -> list[str]:
+    return list({tag for event in pending for tag in event.tags})
+
+
+def _array(texts: Sequence[str]) -> str:
+    """Write a list the way PostgreSQL writes an array; lists of different lengths cannot be one array of arrays."""
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"

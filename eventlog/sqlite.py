@@ -8,10 +8,10 @@ engine that somebody else made are looked at, and refused when they would not be
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog.database import Holder, Inserted, PageQuery, undone_on_error
+from eventlog.database import Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -29,14 +29,20 @@ from eventlog.errors import (
     UsageError,
 )
 from eventlog.events import StoredEvent
+from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
+from eventlog.query import PageQuery, Query
 from eventlog.schema.tables import tables
+from eventlog.schema.timestamps import sqlite_text
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 BUSY_TIMEOUT_SECONDS = 10
 READ_ONLY = "eventlog_read_only"
 """Execution option of a connection whose transactions shall not take the write lock."""
 
-_COLUMNS = "position, id, stream, version, type, type_version, data, metadata, recorded_at"
+_COLUMNS = "position, id, stream, version, type, type_version, data, metadata, recorded_at, tags"
 _PREPARED = "eventlog_begins_immediate"
 
 
@@ -49,7 +55,17 @@ class SqliteDatabase:
         self.tables = tables(dialect="sqlite", schema=schema)
         self._events = self.tables.sql_name("events")
         self._epochs = self.tables.sql_name("epochs")
+        self._event_tags = self.tables.sql_name("event_tags")
         self._select = f"select {_COLUMNS} from {self._events}"
+        self._words = SqlWords(
+            events=self._events,
+            event_tags=self._event_tags,
+            columns=_COLUMNS,
+            parameter=lambda name: f":{name}",
+            one_of=lambda name: f"in (select value from json_each(:{name}))",
+            listed=lambda texts: msgspec.json.encode(texts).decode(),
+            moment=_not_before,
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -70,7 +86,7 @@ class SqliteDatabase:
         return None
 
     def join(self, connection: Connection) -> None:
-        if connection.dialect.driver != "pysqlite":
+        if connection.dialect.driver not in ("pysqlite", "aiosqlite"):
             raise UnsafeTransactionError(
                 f"the transaction runs on {connection.dialect.name}+{connection.dialect.driver}, the log on sqlite3",
                 remedy="create the engine with sqlite:///file.db",
@@ -111,6 +127,23 @@ class SqliteDatabase:
         first = last - len(rows) + 1
         return [Inserted(first + place, row[2], recorded_at) for place, row in enumerate(rows)]
 
+    def recorded_since(
+        self, connection: Connection, pending: Sequence[PendingEvent], conditions: Sequence[Query]
+    ) -> list[RecordedSince]:
+        """There is one writer at a time, and the transaction is it: no lock is needed."""
+        also = f"exists (select 1 from {self._event_tags} as o where o.tag = value and o.position = f.position)"
+        question = (
+            f"select type, max(position) from {self._event_tags} as f where tag = ? and position > ?"
+            f" and not exists (select 1 from json_each(?) where not {also}) group by type"
+        )
+        return [
+            RecordedSince(query, event_type, position)
+            for query in conditions
+            for event_type, position in self._rows(
+                connection, question, (query.tags[0], query.after, msgspec.json.encode(query.tags[1:]).decode())
+            )
+        ]
+
     def find(self, connection: Connection, ids: Collection[UUID]) -> dict[UUID, StoredEvent]:
         asked = msgspec.json.encode([str(one) for one in ids]).decode()
         rows = self._rows(connection, f"{self._select} where id in (select value from json_each(?))", [asked])
@@ -135,16 +168,7 @@ class SqliteDatabase:
         return self.head(connection)
 
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
-        conditions = ["position > ?", "position <= ?"]
-        values: list[Any] = [query.after, query.until]
-        if query.types:
-            conditions.append("type in (select value from json_each(?))")
-            values.append(msgspec.json.encode(query.types).decode())
-        if query.stream is not None:
-            conditions.append("stream = ?")
-            values.append(query.stream)
-        sql = f"{self._select} where {' and '.join(conditions)} order by position limit ?"
-        return [_stored(row) for row in self._rows(connection, sql, [*values, query.limit])]
+        return [_stored(row) for row in self._rows(connection, *page_statement(self._words, query))]
 
     def next_epoch(self, connection: Connection) -> int:
         return int(self._rows(connection, f"update {self._epochs} set value = value + 1 returning value")[0][0])
@@ -201,13 +225,13 @@ class SqliteDatabase:
 
     def _insert_rows(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
         sql = (
-            f"insert into {self._events} (id, stream, version, type, type_version, data, metadata, recorded_at)"
-            " values (?, ?, ?, ?, ?, ?, ?, ?)"
+            f"insert into {self._events} (id, stream, version, type, type_version, data, metadata, recorded_at, tags)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
         with _driver_errors(connection, sql):
             connection.connection.cursor().executemany(sql, rows)
 
-    def _rows(self, connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+    def _rows(self, connection: Connection, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """Run one statement on the driver's cursor, in whatever transaction the connection is in."""
         with _driver_errors(connection, sql):
             cursor = connection.connection.cursor()
@@ -215,16 +239,20 @@ class SqliteDatabase:
             return list(cursor.fetchall())
 
 
-def prepare(engine: Engine) -> Engine:
+E = TypeVar("E", bound="Engine | AsyncEngine")
+
+
+def prepare(engine: E) -> E:
     """Make every transaction of a SQLite engine begin with BEGIN IMMEDIATE, and its file fit for several processes.
 
-    Call it once, before the engine's first connection. A transaction that only reads can leave the write lock alone
-    with `connection.execution_options(eventlog_read_only=True)`.
+    Call it once, before the engine's first connection; it returns the engine. A transaction that only reads can leave
+    the write lock alone with `connection.execution_options(eventlog_read_only=True)`.
     """
-    if getattr(engine, _PREPARED, False):
+    listened = engine if isinstance(engine, Engine) else engine.sync_engine
+    if getattr(listened, _PREPARED, False):
         return engine
 
-    @event.listens_for(engine, "connect")
+    @event.listens_for(listened, "connect")
     def on_connect(driver: sqlite3.Connection, _record: object) -> None:
         driver.isolation_level = None
         driver.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
@@ -232,18 +260,18 @@ def prepare(engine: Engine) -> Engine:
         driver.execute("pragma foreign_keys = on")
         driver.execute("pragma recursive_triggers = on")
 
-    @event.listens_for(engine, "checkout")
+    @event.listens_for(listened, "checkout")
     def on_checkout(driver: sqlite3.Connection, _record: object, _proxy: object) -> None:
         # SQLAlchemy leaves the legacy mode behind after somebody asked for AUTOCOMMIT.
         driver.isolation_level = None
 
-    @event.listens_for(engine, "begin")
+    @event.listens_for(listened, "begin")
     def on_begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         if not options.get(READ_ONLY) and options.get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("begin immediate")
 
-    setattr(engine, _PREPARED, True)
+    setattr(listened, _PREPARED, True)
     return engine
 
 
@@ -280,14 +308,13 @@ def _driver_errors(connection: Connection, sql: str) -> Iterator[None]:
         raise DBAPIError.instance(sql, None, error, sqlite3.Error, dialect=connection.dialect) from error
 
 
-def _driver(connection: Connection) -> sqlite3.Connection:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    return driver
+def _driver(connection: Connection) -> Any:
+    """The driver's own connection: sqlite3's, or aiosqlite's, which has the same attributes."""
+    return connection.connection.driver_connection
 
 
 def _stored(row: Sequence[Any]) -> StoredEvent:
-    position, id_text, stream, version, event_type, type_version, data, metadata, recorded_at = row
+    position, id_text, stream, version, event_type, type_version, data, metadata, recorded_at, tags = row
     return StoredEvent(
         position,
         UUID(id_text),
@@ -298,6 +325,7 @@ def _stored(row: Sequence[Any]) -> StoredEvent:
         data,
         metadata,
         datetime.fromisoformat(recorded_at),
+        tuple(msgspec.json.decode(tags)) if tags else (),
     )
 
 
@@ -311,4 +339,10 @@ def _row(item: PendingEvent, version: int, now: str) -> tuple[Any, ...]:
         item.data_text,
         item.metadata_text,
         now,
+        msgspec.json.encode(item.tags).decode() if item.tags else None,
     )
+
+
+def _not_before(moment: datetime) -> str:
+    """Rows hold milliseconds: what is recorded at or after a moment is at or after the next whole one."""
+    return sqlite_text(moment + timedelta(microseconds=-moment.microsecond % 1000))

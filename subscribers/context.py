@@ -1,7 +1,7 @@
 """What a handler may know and do besides its event."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from eventlog.errors import UsageError
 from eventlog.events import Recorded, caused_by
 from eventlog.log import EventLog
+from eventlog.query import Query
 
 
 class Context:
@@ -73,6 +74,8 @@ class Context:
         stream: str | None = None,
         expected: int | str = "any",
         metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        unless: Query | Sequence[Query] = (),
     ) -> list[Recorded[Any]]:
         """Append events caused by this one: `EventLog.append`, with causation and correlation ids in the metadata.
 
@@ -84,4 +87,6 @@ class Context:
             expected=expected,
             tx=self._connection,
             metadata={**caused_by(self.event), **(metadata or {})},
+            tags=tags,
+            unless=unless,
         )

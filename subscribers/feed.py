@@ -9,10 +9,10 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-from eventlog.database import PageQuery
 from eventlog.event_types import decode, is_immutable
 from eventlog.events import Recorded, StoredEvent
 from eventlog.log import EventLog
+from eventlog.query import PageQuery
 
 PAGE_EVENTS = 500
 PAGES_KEPT = 8

@@ -111,7 +111,9 @@ def test_what_cannot_be_appended_is_refused_with_a_remedy(shop: Shop, wrong: tup
 
 def test_read_gives_one_recorded_event_a_line(shop: Shop) -> None:
     with opened(shop.url) as log:
-        (recorded,) = log.append(Event({"said": "hé\n"}, type="note.taken", stream="note-1", metadata={"by": "ada"}))
+        (recorded,) = log.append(
+            Event({"said": "hé\n"}, type="note.taken", stream="note-1", metadata={"by": "ada"}, tags=["desk:7"])
+        )
     for form in ("json", "jsonl"):
         (event,) = shop.cli("read", "--output", form).lines
         assert event.pop("recorded_at").startswith(recorded.recorded_at.isoformat()[:19])
@@ -124,6 +126,7 @@ def test_read_gives_one_recorded_event_a_line(shop: Shop) -> None:
             "type_version": 1,
             "data": {"said": "hé\n"},
             "metadata": {"by": "ada"},
+            "tags": ["desk:7"],
         }
 
 

@@ -8,8 +8,8 @@ import pytest
 from psycopg import pq
 from sqlalchemy import Connection, text
 
-from eventlog.database import PageQuery
 from eventlog.log import EventLog
+from eventlog.query import PageQuery
 from tests.log_support import backend, note, opened
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventlog import log as log_module
-from eventlog.database import PageQuery
+from eventlog import reading
 from eventlog.errors import DeclarationError, EventLogError, UnknownEventError, UsageError
 from eventlog.events import Event, Recorded
 from eventlog.log import EventLog
+from eventlog.query import PageQuery
 from tests.log_support import everything, note, notes, opened, positions, said
 
 PAGE = 4
@@ -37,7 +37,7 @@ def pages(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         fetched.append(len(found))
         return found
 
-    monkeypatch.setattr(log_module, "PAGE_EVENTS", PAGE)
+    monkeypatch.setattr(reading, "PAGE_EVENTS", PAGE)
     monkeypatch.setattr(log.database, "page", page)
     return fetched
 
@@ -102,14 +102,14 @@ def test_a_limit_counts_the_events_that_match_a_pattern(log: EventLog, pages: li
 
 def test_reading_is_lazy(log: EventLog, pages: list[int]) -> None:
     log.append(*notes(20))
-    reading = log.read()
+    events = log.read()
     assert pages == []
 
-    next(reading)
+    next(events)
     assert pages == [PAGE]
 
     for _ in range(PAGE):
-        next(reading)
+        next(events)
     assert pages == [PAGE, PAGE]
 
 
@@ -123,20 +123,20 @@ def test_no_connection_is_held_between_events(log: EventLog, pages: list[int]) -
 
 def test_what_is_appended_while_reading_is_not_part_of_it(log: EventLog, pages: list[int]) -> None:
     before = log.append(*notes(6))
-    reading = log.read()
-    first = next(reading)
+    events = log.read()
+    first = next(events)
 
     log.append(*notes(6, stream="note-2"))
 
-    assert [first, *reading] == before
+    assert [first, *events] == before
     assert pages == [4, 2]
 
 
 def test_a_reading_that_has_not_begun_sees_what_is_appended_before_it_does(log: EventLog) -> None:
-    reading = log.read()
+    events = log.read()
     appended = log.append(*notes(2))
 
-    assert list(reading) == appended
+    assert list(events) == appended
 
 
 def test_two_readings_do_not_disturb_each_other(log: EventLog, pages: list[int]) -> None:

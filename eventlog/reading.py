@@ -1,0 +1,199 @@
+"""Reading the log page by page: what a read is narrowed down to, and how its pages follow each other.
+
+A read never goes past the high-water mark it saw first, and a follower never past the one it saw last: what commits
+late is always still ahead of both.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+from sqlalchemy import Connection
+
+from eventlog.database import Database
+from eventlog.errors import UsageError
+from eventlog.events import StoredEvent
+from eventlog.limits import STREAM_CHARACTERS_MAX
+from eventlog.patterns import covers, is_exact
+from eventlog.query import POSITION_MAX, PageQuery, Query, check_position, check_queries, check_types
+from eventlog.tags import check_tags
+
+PAGE_EVENTS = 1_000
+
+Lend = Callable[[], AbstractContextManager[Connection]]
+"""Lends a connection on which each statement sees everything committed before it."""
+
+
+class Filters(TypedDict, total=False):
+    """What a read may be narrowed down to. All that are given must hold.
+
+    `types`: names or patterns (`flight.*`). `stream`: one stream; `stream_prefix`: those whose name begins so. `tags`:
+    all of them are carried. `matching`: a `Query`, or several of which one has to match. `since`, `before`: aware
+    times, since <= recorded_at < before.
+    """
+
+    types: Sequence[str]
+    stream: str | None
+    stream_prefix: str | None
+    tags: Sequence[str]
+    matching: Query | Sequence[Query]
+    since: datetime | None
+    before: datetime | None
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """Filters that have been checked. `possible` is false where no event can match."""
+
+    possible: bool
+    types: tuple[str, ...]
+    stream: str | None
+    stream_prefix: str | None
+    since: datetime | None
+    before: datetime | None
+    matching: tuple[Query, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the database decides alone; patterns over types are compared here."""
+        return all(map(is_exact, self.types)) and all(query.is_exact for query in self.matching)
+
+    def wants(self, event: StoredEvent) -> bool:
+        """Tell whether an event the database has found is wanted."""
+        of_type = not self.types or any(covers(pattern, event.type) for pattern in self.types)
+        return of_type and (not self.matching or any(query.covers(event) for query in self.matching))
+
+    def page(self, *, after: int, until: int, limit: int, backwards: bool) -> PageQuery:
+        """Ask for one page."""
+        return PageQuery(
+            after=after,
+            until=until,
+            limit=limit,
+            backwards=backwards,
+            types=self.types if all(map(is_exact, self.types)) else (),
+            stream=self.stream,
+            stream_prefix=self.stream_prefix,
+            since=self.since,
+            before=self.before,
+            matching=self.matching,
+        )
+
+
+def select(
+    *,
+    types: Sequence[str] = (),
+    stream: str | None = None,
+    stream_prefix: str | None = None,
+    tags: Sequence[str] = (),
+    matching: Query | Sequence[Query] = (),
+    since: datetime | None = None,
+    before: datetime | None = None,
+) -> Selection:
+    """Check what a read is narrowed down to; see `Filters`. Raises `UsageError`."""
+    queries = check_queries(matching, name="matching")
+    carried = check_tags(tags)
+    if queries and carried:
+        raise UsageError("tags and matching both name tags", remedy="put the tags into the queries of matching=")
+    return Selection(
+        possible=(stream is None or can_name_a_stream(stream))
+        and (not stream_prefix or can_name_a_stream(stream_prefix)),
+        types=check_types(types),
+        stream=stream,
+        stream_prefix=stream_prefix or None,
+        since=_check_moment(since, name="since"),
+        before=_check_moment(before, name="before"),
+        matching=(Query(tags=carried),) if carried else queries,
+    )
+
+
+def check_range(after: int, until: int | None, limit: int | None) -> tuple[int, int | None, int | None]:
+    """Return the ends of a read, brought into the range of positions, and its limit. Raises `UsageError`."""
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise UsageError(f"limit={limit!r} is no count", remedy="give an int")
+    return (
+        check_position(after, name="after"),
+        None if until is None else check_position(until, name="until"),
+        None if limit is None else min(limit, POSITION_MAX),
+    )
+
+
+def can_name_a_stream(stream: object) -> bool:
+    """Tell whether a stream of this name can have events. Raises `UsageError` for what is no text."""
+    if not isinstance(stream, str):
+        raise UsageError(f"stream={stream!r} is no name", remedy="give the text that names the stream")
+    return 0 < len(stream) <= STREAM_CHARACTERS_MAX and stream.isprintable()
+
+
+def pages(
+    database: Database,
+    lend: Lend,
+    selection: Selection,
+    *,
+    after: int,
+    until: int | None,
+    limit: int | None,
+    backwards: bool,
+) -> Iterator[list[StoredEvent]]:
+    """Read what is selected, page by page, up to the high-water mark at the first; no connection is held in between.
+
+    A page may be empty where patterns over types are compared here.
+    """
+    if not selection.possible:
+        return
+    with lend() as connection:
+        mark = database.high_water_mark(connection)
+    end = mark if until is None else min(until, mark)
+    yield from _pages_between(database, lend, selection, after=after, until=end, limit=limit, backwards=backwards)
+
+
+def following_pages(
+    database: Database, lend: Lend, selection: Selection, *, after: int
+) -> Iterator[list[StoredEvent] | None]:
+    """Read what is selected as it comes, page by page, without an end; None is when there is nothing new to look at.
+
+    A look costs one cheap query while nothing has been appended. The mark may go back between two looks; what was at or
+    below it once stays complete, so each stretch is read to the very mark it was begun with.
+    """
+    while True:
+        with lend() as connection:
+            mark = database.high_water_mark(connection) if database.head(connection) > after else after
+        if mark <= after:
+            yield None
+            continue
+        if selection.possible:
+            yield from _pages_between(database, lend, selection, after=after, until=mark, limit=None, backwards=False)
+        after = mark
+
+
+def _pages_between(
+    database: Database,
+    lend: Lend,
+    selection: Selection,
+    *,
+    after: int,
+    until: int,
+    limit: int | None,
+    backwards: bool,
+) -> Iterator[list[StoredEvent]]:
+    left = limit
+    while after < until and (left is None or left > 0):
+        size = PAGE_EVENTS if left is None or not selection.is_exact else min(PAGE_EVENTS, left)
+        query = selection.page(after=after, until=until, limit=size, backwards=backwards)
+        with lend() as connection:
+            found = database.page(connection, query)
+        wanted = found if selection.is_exact else [event for event in found if selection.wants(event)]
+        yield wanted[:left]
+        if len(found) < size:
+            return
+        if backwards:
+            until = found[-1].position - 1
+        else:
+            after = found[-1].position
+        left = None if left is None else left - len(wanted)
+
+
+def _check_moment(value: Any, *, name: str) -> datetime | None:
+    if value is None or (isinstance(value, datetime) and value.tzinfo is not None):
+        return value
+    raise UsageError(f"{name}={value!r} is no point in time", remedy="give a datetime with a time zone")
