@@ -31,7 +31,7 @@ from eventlog.errors import (
     UsageError,
     WrongExpectedVersionError,
 )
-from eventlog.event_types import decode
+from eventlog.event_types import decode, with_aliases
 from eventlog.events import Recorded, StoredEvent
 from eventlog.limits import STREAM_CHARACTERS_MAX
 from eventlog.patterns import check_pattern, covers, is_exact
@@ -110,22 +110,21 @@ class EventLog:
         """Read events in the order of positions: after < position <= until, and never past the high-water mark.
 
         Lazy: pages of a thousand are fetched as they are needed, no connection is held in between, and what is appended
-        after the first page was fetched is not part of it. `types` may hold patterns (`flight.*`). Raises
-        `UndecodableEventError` at an event that its declared class cannot read.
+        after the first page was fetched is not part of it. `types` may hold patterns (`flight.*`); a declared type also
+        stands for the names it had before. Raises `UndecodableEventError` at an event that its class cannot read.
         """
-        return map(decode, self.read_stored(after=after, until=until, types=types, stream=stream, limit=limit))
+        names = with_aliases(_check_patterns(types))
+        return map(decode, self.read_stored(after=after, until=until, types=names, stream=stream, limit=limit))
 
     def read_stored(
         self, *, after: int, until: int | None, types: Sequence[str], stream: str | None, limit: int | None
     ) -> Iterator[StoredEvent]:
-        """Read events as they are stored, data and metadata still JSON text: `read` without decoding."""
-        if isinstance(types, str):
-            raise UsageError(f"types={types!r} is a text", remedy=f"give a list: types=[{types!r}]")
+        """Read events as they are stored, data and metadata still JSON text, under exactly the types named."""
+        patterns = _check_patterns(types)
         for name, value in (("after", after), ("until", until), ("limit", limit)):
             _check_number(name, value)
         if stream is not None and not _can_name_a_stream(stream):
             return iter(())
-        patterns = [check_pattern(pattern) for pattern in types]
         exact = tuple(patterns) if all(map(is_exact, patterns)) else ()
         return self._pages(
             after=max(0, min(after, POSITION_MAX)),
@@ -302,6 +301,12 @@ class EventLog:
         with translated(self.database), self.database.reader() as connection:
             self.check(connection)
             yield connection
+
+
+def _check_patterns(types: Sequence[str]) -> list[str]:
+    if isinstance(types, str):
+        raise UsageError(f"types={types!r} is a text", remedy=f"give a list: types=[{types!r}]")
+    return [check_pattern(pattern) for pattern in types]
 
 
 def _check_number(name: str, value: object) -> None:
