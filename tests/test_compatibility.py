@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
@@ -174,49 +174,52 @@ KEYS: list[tuple[Any, list[Any]]] = [
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A type that a field may have, and what may stand in it."""
+    """A type that a field may have, what may stand in it, and what kinds of JSON that is."""
 
     annotation: Any
     values: st.SearchStrategy[Any]
+    kinds: frozenset[type]
 
 
-def union(*annotations: Any) -> Any:
-    """A union of what is known at run time only, and need not be a class."""
-    return typing.Union.__getitem__(annotations)
+def leaf(annotation: Any, values: list[Any]) -> Field:
+    kinds = frozenset(type(msgspec.to_builtins(value)) for value in values)
+    return Field(annotation, st.sampled_from(values), kinds if annotation is not Any else frozenset([object]))
 
 
-def has_pair(annotation: Any) -> bool:
-    """Whether a tuple of fixed length is a member: beside a limited number, msgspec 0.22 crashes the process."""
-    members = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Union else (annotation,)
-    return any(typing.get_origin(one) is tuple and ... not in typing.get_args(one) for one in members)
+def union(one: Field, other: Field) -> Field | None:
+    """One or the other, where msgspec can tell them apart.
 
-
-def leaves() -> st.SearchStrategy[Field]:
-    return st.sampled_from([Field(annotation, st.sampled_from(values)) for annotation, values in SAMPLES])
+    A union it cannot make, or of a limited number and a tuple of fixed length, can make msgspec 0.22 damage the memory
+    of the process; so none of those is tried.
+    """
+    kinds = one.kinds | other.kinds
+    if one.kinds & other.kinds or object in kinds or (list in kinds and kinds - {list, type(None)}):
+        return None
+    return Field(typing.Union.__getitem__((one.annotation, other.annotation)), one.values | other.values, kinds)
 
 
 def containers(inner: st.SearchStrategy[Field]) -> st.SearchStrategy[Field]:
     def of_two(two: tuple[Field, Field]) -> st.SearchStrategy[Field]:
         one, other = two
         pair: Any = tuple.__class_getitem__((one.annotation, other.annotation))
-        both = Field(pair, st.tuples(one.values, other.values))
-        if has_pair(one.annotation) or has_pair(other.annotation):
-            return st.just(both)
-        either = union(one.annotation, other.annotation)
-        return st.sampled_from([both, Field(either, one.values | other.values)])
+        both = Field(pair, st.tuples(one.values, other.values), frozenset([list]))
+        either = union(one, other)
+        return st.sampled_from([both] if either is None else [both, either])
 
     def of_one(one: Field, key: tuple[Any, list[Any]]) -> st.SearchStrategy[Field]:
         keyed: Any = dict.__class_getitem__((key[0], one.annotation))
         several: Any = list.__class_getitem__(one.annotation)
-        optional = union(one.annotation, None)
         limited: Any = Annotated[several, Meta(min_length=1)]
+        endless: Any = tuple.__class_getitem__((one.annotation, ...))
+        lists = st.lists(one.values, max_size=2)
+        optional = union(one, leaf(None, [None]))
         return st.sampled_from(
             [
-                Field(keyed, st.dictionaries(st.sampled_from(key[1]), one.values, max_size=2)),
-                Field(several, st.lists(one.values, max_size=2)),
-                Field(limited, st.lists(one.values, min_size=1, max_size=2)),
-                Field(tuple.__class_getitem__((one.annotation, ...)), st.lists(one.values, max_size=2).map(tuple)),
-                Field(optional, st.none() | one.values),
+                Field(keyed, st.dictionaries(st.sampled_from(key[1]), one.values, max_size=2), frozenset([dict])),
+                Field(several, lists, frozenset([list])),
+                Field(limited, st.lists(one.values, min_size=1, max_size=2), frozenset([list])),
+                Field(endless, lists.map(tuple), frozenset([list])),
+                *([optional] if optional is not None else ()),
             ]
         )
 
@@ -224,16 +227,7 @@ def containers(inner: st.SearchStrategy[Field]) -> st.SearchStrategy[Field]:
     return single | st.tuples(inner, inner).flatmap(of_two)
 
 
-def is_known(field: Field) -> bool:
-    """Whether msgspec makes a decoder for it: a union, for example, may hold one kind of text only."""
-    try:
-        msgspec.json.Decoder(field.annotation)
-    except TypeError:
-        return False
-    return True
-
-
-some_fields = st.recursive(leaves(), containers, max_leaves=3).filter(is_known)
+some_fields = st.recursive(st.sampled_from([leaf(*one) for one in SAMPLES]), containers, max_leaves=3)
 
 
 @st.composite
@@ -252,7 +246,7 @@ def two_classes(draw: st.DrawFn) -> tuple[type[Struct], type[Struct], dict[str, 
         if fate == "kept":
             new[name] = (field, required)
         elif fate == "loosened":
-            new[name] = (draw(containers(st.just(field)).filter(is_known)), draw(st.booleans()))
+            new[name] = (draw(containers(st.just(field))), draw(st.booleans()))
         elif fate in ("changed", "came"):
             new[name] = (draw(some_fields), draw(st.booleans()))
     forbids = draw(st.booleans())
@@ -261,7 +255,7 @@ def two_classes(draw: st.DrawFn) -> tuple[type[Struct], type[Struct], dict[str, 
 
 def made(name: str, fields: dict[str, tuple[Field, bool]], *, forbids: bool) -> type[Struct]:
     parts = [
-        (name, field.annotation) if required else (name, union(field.annotation, UnsetType), UNSET)
+        (name, field.annotation) if required else (name, typing.Union.__getitem__((field.annotation, UnsetType)), UNSET)
         for name, (field, required) in fields.items()
     ]
     return defstruct(name, parts, kw_only=True, forbid_unknown_fields=forbids)
@@ -272,7 +266,6 @@ def holding(annotation: Any) -> type[Struct]:
 
 
 def reads(data_class: type[Struct], text: bytes) -> bool:
-    """A union of limited and unlimited numbers does not even read what it wrote."""
     try:
         msgspec.json.decode(text, type=data_class)
     except msgspec.ValidationError:
@@ -291,9 +284,9 @@ def test_what_is_called_harmless_reads_everything_the_old_class_wrote(
 ) -> None:
     old, new, data = case
     text = msgspec.json.encode(data)
-    assume(reads(old, text))
+    assert reads(old, text)
     if not found(old, new):
-        msgspec.json.decode(text, type=new)
+        assert reads(new, text)
 
 
 @pytest.mark.parametrize("old", range(len(SAMPLES)), ids=lambda place: str(SAMPLES[place][0]))
@@ -393,6 +386,22 @@ def test_widening_a_field_is_harmless(old: Any, new: Any) -> None:
 )
 def test_narrowing_a_field_is_told_with_its_place(old: Any, new: Any, problem: str) -> None:
     assert problem in found(holding(old), holding(new))
+
+
+def test_of_two_plain_types_in_a_union_the_limits_of_either_may_apply() -> None:
+    """msgspec keeps one set of limits for all whole numbers of a union."""
+    either = holding(typing.Union[int, Annotated[int, Meta(ge=1)]])  # noqa: UP007 - the same type twice
+
+    assert not reads(either, b'{"field": 0}')
+    assert found(holding(int), either) == ["$.field: integer is no longer read"]
+
+
+def test_what_did_not_fit_once_is_told_at_every_place() -> None:
+    """A pair is only taken to fit while it is being compared."""
+    before = defstruct("Event", [("a", MoreLight), ("b", list[MoreLight])])
+    after = defstruct("Event", [("a", Light), ("b", list[Light])])
+
+    assert found(before, after) == ["$.a: 'blue' is no longer read", "$.b[*]: 'blue' is no longer read"]
 
 
 def test_a_field_that_is_added_must_have_a_default() -> None:
