@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from eventlog.subscribers.app import App
     from eventlog.subscribers.context import Context
     from eventlog.subscribers.retry import Retry
+    from eventlog.upcasting import upcast
 
-__all__ = ["App", "Context", "Event", "EventLog", "Query", "Recorded", "Retry", "caused_by", "event"]
+__all__ = ["App", "Context", "Event", "EventLog", "Query", "Recorded", "Retry", "caused_by", "event", "upcast"]
 
 _HOMES = {
     "App": "eventlog.subscribers.app",
@@ -28,6 +29,7 @@ _HOMES = {
     "Retry": "eventlog.subscribers.retry",
     "caused_by": "eventlog.events",
     "event": "eventlog.event_types",
+    "upcast": "eventlog.upcasting",
 }
 
 

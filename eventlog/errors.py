@@ -121,6 +121,12 @@ class UndecodableEventError(EventLogError):
     code = "undecodable_event"
 
 
+class UpcastError(EventLogError):
+    """The data of a recorded event cannot be brought to the version its class stands for."""
+
+    code = "upcast"
+
+
 class DatabaseError(EventLogError):
     """The database cannot be used as it is."""
 

@@ -1,33 +1,45 @@
 """Which class stands for which event type, and reading a stored event as that class.
 
-A declaration is global to the process, like the class it stands on. A type nobody declared reads as plain data.
+A declaration is global to the process, like the class it stands on. A type nobody declared reads as plain data. A type
+that was renamed names what it was called before as its aliases: events stay recorded under the old name, and read as
+the class all the same. Older versions go through the upcasters of the type (`upcasting.py`).
 """
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
 import msgspec
 
-from eventlog.errors import DeclarationError, InvalidEventError, UndecodableEventError
+from eventlog.errors import DeclarationError, InvalidEventError, UndecodableEventError, UpcastError
 from eventlog.events import JsonObject, Recorded, StoredEvent
-from eventlog.patterns import check_type
+from eventlog.patterns import check_type, covers
+from eventlog.upcasting import upcast_data, upcaster_problems
 
 S = TypeVar("S", bound=type[msgspec.Struct])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventType:
-    """A declared type: its name, the version its class stands for, and how a stream is named from its fields."""
+    """A declared type: its name, the version its class stands for, and how a stream is named from its fields.
+
+    `aliases` are the names it had before, under which events may be stored.
+    """
 
     name: str
+    aliases: tuple[str, ...]
     version: int
     data_class: type[msgspec.Struct]
     stream_template: str | None
     decode: Callable[[str], Any]
     immutable: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that events of this type may be stored under."""
+        return (self.name, *self.aliases)
 
     def stream_of(self, data: msgspec.Struct) -> str | None:
         """Fill the stream template from the fields; None without a template. Raises `InvalidEventError`."""
@@ -64,16 +76,19 @@ _PLAIN_VALUES = (
 _decode_plain = msgspec.json.Decoder().decode
 
 
-def event(name: str, *, version: int = 1, stream: str | None = None) -> Callable[[S], S]:
+def event(name: str, *, version: int = 1, stream: str | None = None, aliases: Iterable[str] = ()) -> Callable[[S], S]:
     """Declare that a Struct is the data of the event type `name`; returns the class as it was.
 
-    `stream` is a template over the fields, `"order-{number}"`; without one the append names the stream. Raises
-    `DeclarationError` for a class that is no msgspec Struct, a field the class does not have, and a name that another
-    class already stands for.
+    `stream` is a template over the fields, `"order-{number}"`; without one the append names the stream. `aliases` are
+    names the type had before: events recorded under them read as this class, and go to its handlers. A renamed type
+    goes on counting its versions.
+
+    Raises `DeclarationError` for a class that is no msgspec Struct, a field the class does not have, and a name that
+    another class already stands for.
     """
 
     def declare(data_class: S) -> S:
-        _register(_declaration(name, version=version, stream=stream, data_class=data_class))
+        _register(_declaration(name, version=version, stream=stream, aliases=aliases, data_class=data_class))
         return data_class
 
     return declare
@@ -85,23 +100,50 @@ def declared_for(data_class: type) -> EventType | None:
 
 
 def declared_as(name: str) -> EventType | None:
-    """Return the declaration of an event type, None when it is not declared."""
+    """Return the declaration of the type that events of this name belong to, None when it is not declared."""
     return _by_name.get(name)
+
+
+def declared_types() -> tuple[EventType, ...]:
+    """Return every declared type, by name."""
+    return tuple(declared for name, declared in sorted(_by_name.items()) if name == declared.name)
+
+
+def declaration_problems() -> list[DeclarationError]:
+    """Tell what is declared in this process and cannot work together: upcasters that lead nowhere."""
+    return upcaster_problems({name: (declared.name, declared.version) for name, declared in _by_name.items()})
+
+
+def check_declarations() -> None:
+    """Raise the first of the declaration problems. For the moment when all modules that declare are imported."""
+    for problem in declaration_problems():
+        raise problem
+
+
+def with_aliases(patterns: Iterable[str]) -> list[str]:
+    """Add the aliases of the types that patterns cover, where no pattern covers the alias already."""
+    given = list(patterns)
+    aliases = (
+        alias
+        for declared in declared_types()
+        if declared.aliases and any(covers(pattern, declared.name) for pattern in given)
+        for alias in declared.aliases
+    )
+    return given + [alias for alias in aliases if not any(covers(pattern, alias) for pattern in given)]
 
 
 def decode(stored: StoredEvent) -> Recorded[Any]:
     """Read a stored event as the class declared for its type. Raises `UndecodableEventError`, which names the place."""
     declared = _by_name.get(stored.type)
     try:
-        if declared is not None and stored.type_version > declared.version:
-            raise msgspec.ValidationError(f"written as version {stored.type_version}, declared is {declared.version}")
-        data = (declared.decode if declared is not None else _decode_plain)(stored.data)
+        data = _decode_plain(stored.data) if declared is None else _decode_declared(declared, stored)
         metadata: JsonObject = {} if stored.metadata == "{}" else _decode_plain(stored.metadata)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, UpcastError) as error:
         known_as = declared.data_class.__qualname__ if declared is not None else "JSON"
+        remedy = error.remedy if isinstance(error, UpcastError) else ""
         raise UndecodableEventError(
             f"event {stored.position} ({stored.type}) cannot be read as {known_as}: {error}",
-            remedy="make the class accept what was recorded (a default, an optional field), then retry",
+            remedy=remedy or "make the class accept what was recorded (a default, an upcaster), then retry",
         ) from error
     return Recorded(
         position=stored.position,
@@ -115,6 +157,26 @@ def decode(stored: StoredEvent) -> Recorded[Any]:
         recorded_at=stored.recorded_at,
         tags=stored.tags,
     )
+
+
+def _decode_declared(declared: EventType, stored: StoredEvent) -> Any:
+    """Data of the declared version goes straight into the class, and never through a dict."""
+    if stored.type_version == declared.version:
+        return declared.decode(stored.data)
+    if stored.type_version > declared.version:
+        raise UpcastError(
+            f"written as version {stored.type_version}, declared is {declared.version}",
+            remedy="deploy the code that knows this version"
+            + ("" if stored.type == declared.name else "; a renamed type goes on counting the versions of its alias"),
+        )
+    text = upcast_data(
+        stored.data,
+        stored_as=stored.type,
+        declared_as=declared.name,
+        since=stored.type_version,
+        to=declared.version,
+    )
+    return declared.decode(text)
 
 
 def is_immutable(recorded: Recorded[Any]) -> bool:
@@ -140,11 +202,10 @@ def _cannot_change(info: msgspec.inspect.Type, within: tuple[type, ...] = ()) ->
             return isinstance(info, _PLAIN_VALUES)
 
 
-def _declaration(name: str, *, version: int, stream: str | None, data_class: object) -> EventType:
-    try:
-        check_type(name)
-    except InvalidEventError as error:
-        raise DeclarationError(str(error), remedy=error.remedy) from error
+def _declaration(
+    name: str, *, version: int, stream: str | None, aliases: Iterable[str], data_class: object
+) -> EventType:
+    before = _checked_aliases(name, aliases)
     if not (isinstance(data_class, type) and issubclass(data_class, msgspec.Struct)):
         raise DeclarationError(
             f"{data_class!r} cannot be declared as {name!r}: it is not a msgspec Struct",
@@ -164,12 +225,27 @@ def _declaration(name: str, *, version: int, stream: str | None, data_class: obj
     decoder = msgspec.json.Decoder(data_class)
     return EventType(
         name=name,
+        aliases=before,
         version=version,
         data_class=data_class,
         stream_template=stream,
         decode=decoder.decode,
         immutable=_cannot_change(msgspec.inspect.type_info(data_class)),
     )
+
+
+def _checked_aliases(name: str, aliases: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(aliases, str):
+        raise DeclarationError(f"aliases={aliases!r} of {name!r} is a text", remedy=f"give a tuple: ({aliases!r},)")
+    before = tuple(dict.fromkeys(aliases))
+    try:
+        for one in (name, *before):
+            check_type(one)
+    except InvalidEventError as error:
+        raise DeclarationError(str(error), remedy=error.remedy) from error
+    if name in before:
+        raise DeclarationError(f"{name!r} is its own alias", remedy="aliases are the names a type had before")
+    return before
 
 
 def _check_template(template: str, name: str) -> None:
@@ -186,19 +262,24 @@ def _check_template(template: str, name: str) -> None:
 
 
 def _register(declared: EventType) -> None:
-    earlier = _by_name.get(declared.name)
-    if earlier is not None and not _is_reload(earlier.data_class, declared.data_class):
-        raise DeclarationError(
-            f"{declared.name!r} is declared twice: by {_where(earlier.data_class)} and {_where(declared.data_class)}",
-            remedy="give each type one class; a new form of the data is a new version of it",
-        )
+    earlier = [_by_name[name] for name in declared.names if name in _by_name]
+    for one in earlier:
+        if not _is_reload(one.data_class, declared.data_class):
+            (name, *_) = (name for name in declared.names if name in one.names)
+            raise DeclarationError(
+                f"{name!r} is declared twice: by {_where(one.data_class)} and {_where(declared.data_class)}",
+                remedy="give each type one class; a new form of the data is a new version of it",
+            )
     other = _by_class.get(declared.data_class)
     if other is not None and other.name != declared.name:
         raise DeclarationError(
             f"{_where(declared.data_class)} is declared as {other.name!r} and as {declared.name!r}",
-            remedy="give each type a class of its own",
+            remedy="give each type a class of its own; a name it had before goes into aliases=",
         )
-    _by_name[declared.name] = declared
+    for one in earlier:
+        for name in one.names:
+            _by_name.pop(name, None)
+    _by_name.update(dict.fromkeys(declared.names, declared))
     _by_class[declared.data_class] = declared
 
 

@@ -26,7 +26,7 @@ from eventlog.event_types import decode
 from eventlog.events import Recorded, StoredEvent
 from eventlog.pending import check_expected, prepare
 from eventlog.query import POSITION_MAX, Query
-from eventlog.reading import Filters, can_name_a_stream, check_range, following_pages, pages, select
+from eventlog.reading import Filters, Selection, can_name_a_stream, check_range, following_pages, pages, select
 from eventlog.schema.tables import DEFAULT_SCHEMA
 
 if TYPE_CHECKING:
@@ -132,15 +132,17 @@ class EventLog:
         """Read events in the order of positions: after < position <= until, and never past the high-water mark.
 
         `backwards` begins with the last one; `limit` counts from where it begins. Events are narrowed down by `types`
-        (names, or patterns like `flight.*`), `stream`, `stream_prefix`, `tags` (all of them), `matching` (a `Query`, or
-        several of which one has to match), `since` and `before` (aware times, since <= recorded_at < before).
+        (names, or patterns like `flight.*`; a declared type also stands for the names it had before), `stream`,
+        `stream_prefix`, `tags` (all of them), `matching` (a `Query`, or several of which one has to match), `since` and
+        `before` (aware times, since <= recorded_at < before).
 
         Lazy: pages of a thousand are fetched as they are needed, no connection is held in between, and what is appended
         after the first page was fetched is not part of it. Tags and one stream are looked up in an index, the other
         filters are a scan from `after` on. Raises `UndecodableEventError` at an event that its declared class cannot
         read.
         """
-        return map(decode, self.read_stored(after=after, until=until, limit=limit, backwards=backwards, **filters))
+        selection = select(**filters).with_old_names()
+        return map(decode, chain.from_iterable(self._pages(selection, after, until, limit, backwards=backwards)))
 
     def read_stored(
         self,
@@ -151,8 +153,8 @@ class EventLog:
         backwards: bool = False,
         **filters: Unpack[Filters],
     ) -> Iterator[StoredEvent]:
-        """Read events as they are stored, data and metadata still JSON text: `read` without decoding."""
-        return chain.from_iterable(self._pages(after, until, limit, backwards=backwards, filters=filters))
+        """Read events as they are stored, data and metadata still JSON text, under exactly the types named."""
+        return chain.from_iterable(self._pages(select(**filters), after, until, limit, backwards=backwards))
 
     def read_async(
         self,
@@ -164,7 +166,8 @@ class EventLog:
         **filters: Unpack[Filters],
     ) -> AsyncIterator[Recorded[Any]]:
         """Read events from a coroutine (`async for`): `read`, its pages fetched in a thread."""
-        return _each_async(self._pages(after, until, limit, backwards=backwards, filters=filters))
+        selection = select(**filters).with_old_names()
+        return _each_async(self._pages(selection, after, until, limit, backwards=backwards))
 
     def follow(
         self, *, after: int = 0, stop: threading.Event | None = None, **filters: Unpack[Filters]
@@ -226,14 +229,13 @@ class EventLog:
             self._schema_checked = True
 
     def _pages(
-        self, after: int, until: int | None, limit: int | None, *, backwards: bool, filters: Filters
+        self, selection: Selection, after: int, until: int | None, limit: int | None, *, backwards: bool
     ) -> Iterator[list[StoredEvent]]:
-        selection = select(**filters)
         begin, end, count = check_range(after, until, limit)
         return pages(self.database, self._reader, selection, after=begin, until=end, limit=count, backwards=backwards)
 
     def _following(self, after: int, filters: Filters) -> Iterator[list[StoredEvent] | None]:
-        selection = select(**filters)
+        selection = select(**filters).with_old_names()
         begin, _, _ = check_range(after, None, None)
         return following_pages(self.database, self._reader, selection, after=begin)
 

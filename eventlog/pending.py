@@ -11,7 +11,7 @@ import msgspec
 
 from eventlog.encoding import check_metadata, encode_data, encode_metadata
 from eventlog.errors import InvalidEventError, UsageError
-from eventlog.event_types import declared_for
+from eventlog.event_types import EventType, declared_as, declared_for
 from eventlog.events import Event, JsonObject
 from eventlog.ids import new_id
 from eventlog.limits import STREAM_CHARACTERS_MAX
@@ -72,7 +72,7 @@ def _check_conditions(unless: Query | Sequence[Query]) -> tuple[Query, ...]:
             "a condition of unless= names no tag: every append to the log would have to wait for it",
             remedy="tag the events that are decided on together (tags=['invoices']), and name the tag in the query",
         )
-    return conditions
+    return tuple(condition.with_old_names() for condition in conditions)
 
 
 def _check_version(expected: int | str, pending: Sequence[PendingEvent]) -> int | None:
@@ -130,13 +130,18 @@ def _pending(
         stream=into,
         number=numbers[into],
         type=name,
-        type_version=_check_type_version(event.type_version, declared.version if declared else 1),
+        type_version=_check_type_version(event.type_version, _version_of(declared or declared_as(name), name)),
         data=event.data,
         data_text=encode_data(event.data, event_type=name),
         metadata=merged,
         metadata_text=encode_metadata(merged, event_type=name),
         tags=check_tags((*check_tags(event.tags), *shared.tags)) if event.tags else tuple(shared.tags),
     )
+
+
+def _version_of(declared: EventType | None, name: str) -> int:
+    """Data for a type that is declared here has the form of today; under an old name of it, nobody knows."""
+    return declared.version if declared is not None and name == declared.name else 1
 
 
 def _check_type_version(given: object, otherwise: int) -> int:

@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 
 from eventlog.errors import UsageError
+from eventlog.event_types import with_aliases
 from eventlog.events import StoredEvent
 from eventlog.limits import QUERIES_MAX
 from eventlog.patterns import check_pattern, covers, is_exact
@@ -40,6 +41,10 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     def since(self, position: int) -> "Query":
         """Return the same query, after another position."""
         return msgspec.structs.replace(self, after=position)
+
+    def with_old_names(self) -> "Query":
+        """Return the query that also finds what was recorded under earlier names of the types it names."""
+        return msgspec.structs.replace(self, types=tuple(with_aliases(self.types)))
 
     def covers_type(self, event_type: str) -> bool:
         """Tell whether an event of this type can match."""

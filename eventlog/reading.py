@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from eventlog.database import Database
 from eventlog.errors import UsageError
+from eventlog.event_types import with_aliases
 from eventlog.events import StoredEvent
 from eventlog.limits import STREAM_CHARACTERS_MAX
 from eventlog.patterns import covers, is_exact
@@ -63,6 +64,14 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         """Tell whether an event the database has found is wanted."""
         of_type = not self.types or any(covers(pattern, event.type) for pattern in self.types)
         return of_type and (not self.matching or any(query.covers(event) for query in self.matching))
+
+    def with_old_names(self) -> "Selection":
+        """Return the selection that also finds what was recorded under earlier names of the types it names."""
+        return msgspec.structs.replace(
+            self,
+            types=tuple(with_aliases(self.types)),
+            matching=tuple(query.with_old_names() for query in self.matching),
+        )
 
     def page(self, *, after: int, until: int, limit: int, backwards: bool) -> PageQuery:
         """Ask for one page."""

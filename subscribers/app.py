@@ -8,6 +8,7 @@ from sqlalchemy import Engine, Table
 
 from eventlog.database import translated
 from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
+from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
 from eventlog.schema.tables import DEFAULT_SCHEMA
 from eventlog.subscribers.declaration import Delivery, Kind, OnFailure, Subscriber
@@ -132,8 +133,10 @@ class App:
         """Register the declared subscribers in the database, and make the tables of projections.
 
         Where they begin is fixed by this. `drain`, `worker` and `eventlog run` do it for what is not registered yet.
-        Raises `RefusedError` where an older release of the code runs than the one registered.
+        Raises `RefusedError` where an older release of the code runs than the one registered, and `DeclarationError`
+        where event types and upcasters do not fit together.
         """
+        check_declarations()
         database = self.log.database
         with translated(database):
             with database.reader() as connection:

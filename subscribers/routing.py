@@ -3,6 +3,9 @@
 A handler says what it wants by the annotation of its first parameter: a class declared with `@event` (or several,
 `A | B`), or `Recorded`, with the types given as a pattern beside it. Everything that makes a handler unusable is found
 when it is declared, never when an event arrives.
+
+A type that was renamed is stored under several names, and whoever handles it handles them all. The old names are part
+of the declaration, so that code which does not know of the renaming cannot pass its events by.
 """
 
 import inspect
@@ -15,7 +18,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from eventlog.errors import DeclarationError
-from eventlog.event_types import declared_for
+from eventlog.event_types import declared_as, declared_for, with_aliases
 from eventlog.events import Recorded
 from eventlog.patterns import check_pattern, covers, overlap, specificity
 
@@ -61,8 +64,8 @@ class Routes:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """All patterns that some handler stands for, sorted."""
-        return tuple(sorted(self._by_pattern))
+        """All patterns that some handler stands for, and the old names of the types they cover, sorted."""
+        return tuple(sorted(with_aliases(self._by_pattern)))
 
     def add(self, handler: Handler) -> None:
         """Add a handler; raise `DeclarationError` if for some type it and another one would be equally specific."""
@@ -78,12 +81,19 @@ class Routes:
         self._found.clear()
 
     def find(self, event_type: str) -> Handler | None:
-        """Return the handler for a type, None when no pattern covers it. Remembered per type."""
+        """Return the handler for a type, None when no pattern covers it nor its new name. Remembered per type.
+
+        Where a pattern for the new name and one for the old are equally specific, the one for the name stored goes
+        before.
+        """
         try:
             return self._found[event_type]
         except KeyError:
-            matching = [pattern for pattern in self._by_pattern if covers(pattern, event_type)]
-            handler = self._by_pattern[max(matching, key=specificity)] if matching else None
+            declared = declared_as(event_type)
+            names = {event_type, declared.name if declared is not None else event_type}
+            matching = [pattern for pattern in self._by_pattern if any(covers(pattern, name) for name in names)]
+            best = max(matching, key=lambda one: (specificity(one), covers(one, event_type)), default=None)
+            handler = self._by_pattern[best] if best is not None else None
             self._found[event_type] = handler
             return handler
 
@@ -101,7 +111,7 @@ def handler_of(function: HandlerFunction, *, pattern: str | None = None) -> Hand
         wants = Wants.RECORDED if get_origin(annotation) is Recorded else Wants.DATA
         return Handler(
             function=function,
-            patterns=_within(classes, pattern, name),
+            patterns=tuple(with_aliases(_within(classes, pattern, name))),
             wants=wants,
             takes_context=takes_context,
         )

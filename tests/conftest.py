@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 import sqlalchemy
 
+from eventlog import event_types, upcasting
 from tests.postgres_server import postgres_server
 
 DATABASES = ("sqlite", "postgres")
@@ -29,6 +30,14 @@ hypothesis.settings.load_profile("eventlog")
 # Started in the background, as some runners do it, a process ignores ^C, and so do the ones it starts: tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def own_declarations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No event type and no upcaster is declared but those the test declares, which are gone after it."""
+    monkeypatch.setattr(event_types, "_by_name", {})
+    monkeypatch.setattr(event_types, "_by_class", {})
+    monkeypatch.setattr(upcasting, "_steps", {})
 
 
 @pytest.fixture(scope="session")
