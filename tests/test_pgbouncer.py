@@ -134,13 +134,22 @@ def test_appends_and_reads_are_as_without_it(log: EventLog) -> None:
     exercise(log)
 
 
-def test_an_engine_as_a_service_makes_it_serves_too(pooled_url: str) -> None:
-    """The service has prepared statements on, and still has them on afterwards."""
-    with engine_of(pooled_url, pool_size=1) as engine, engine_of(pooled_url, pool_size=1) as other:
-        assert errors_of(at_once(lambda: EventLog(engine).head(), lambda: EventLog(other).head())) == []
-        exercise(EventLog(engine))
-        EventLog(other).append(note("another client"))
-        assert [prepare_threshold(engine), prepare_threshold(other)] == [PREPARED_AFTER, PREPARED_AFTER]
+def test_engines_as_a_service_makes_them_serve_too(pooled_url: str) -> None:
+    """The service has prepared statements on, and still has them on afterwards.
+
+    While one client holds a connection the other is lent the next one, and then the other way round.
+    """
+    with engine_of(pooled_url) as engine, engine_of(pooled_url) as other_engine:
+        one, other = EventLog(engine), EventLog(other_engine)
+        for _ in range(OFTEN):
+            for first, second in ((one, other), (other, one)):
+                with first.engine.begin() as connection:
+                    first.append(note("held"), tx=connection)
+                    second.append(note("beside", stream="beside"))
+                assert first.get(second.head()).stream == "beside"
+
+        assert len(everything(one)) == len(everything(other)) == 4 * OFTEN
+        assert [prepare_threshold(engine), prepare_threshold(other_engine)] == [PREPARED_AFTER, PREPARED_AFTER]
 
 
 def prepare_threshold(engine: Engine) -> object:
