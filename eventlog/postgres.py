@@ -38,7 +38,7 @@ from eventlog.errors import (
 from eventlog.events import StoredEvent
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
-from eventlog.postgres_pooler import Driver, Pooler, without_prepared_statements
+from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
 from eventlog.query import PageQuery, Query
 from eventlog.schema.tables import tables
 
@@ -131,7 +131,7 @@ class PostgresDatabase:
     def autocommit(self) -> AbstractContextManager[Connection] | None:
         return None if self._default_is_stricter() else self._lend(self._autocommit)
 
-    def join(self, connection: Connection) -> None:
+    def join(self, connection: Connection) -> AbstractContextManager[None]:
         if connection.dialect.driver not in ("psycopg", "psycopg_async"):
             raise UnsafeTransactionError(
                 f"the transaction runs on {connection.dialect.name}+{connection.dialect.driver}, the log on psycopg 3",
@@ -144,6 +144,7 @@ class PostgresDatabase:
                 "the connection runs in AUTOCOMMIT: the events would not belong to the caller's transaction",
                 remedy="hand over a connection with a transaction, or leave tx out",
             )
+        return self._respecting_poolers(connection)
 
     def insert(
         self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
@@ -296,19 +297,23 @@ class PostgresDatabase:
 
     @contextmanager
     def _lend(self, engine: Engine) -> Iterator[Connection]:
-        with engine.connect() as connection:
-            driver = _driver(connection)
-            with _driver_errors(connection, sql=None):
-                pooled = self._pooler.is_before(driver, asked_by=connection.connection)
-            with without_prepared_statements(driver) if pooled else nullcontext():
-                yield connection
+        with engine.connect() as connection, self._respecting_poolers(connection):
+            yield connection
+
+    @contextmanager
+    def _respecting_poolers(self, connection: Connection) -> Iterator[None]:
+        """Prepare nothing within the block if a pooler stands before the server."""
+        borrowed = connection.connection
+        with _driver_errors(connection, sql=None):
+            pooled = self._pooler.is_before(borrowed)
+        with without_prepared_statements(driver_of(borrowed)) if pooled else nullcontext():
+            yield
 
     def _rows(self, connection: Connection, sql: str, values: Any = None) -> list[Any]:
         """Run one statement on the driver's cursor, in whatever transaction the connection is in."""
         borrowed: Any = connection.connection
         with _driver_errors(connection, sql=sql), closing(borrowed.cursor()) as cursor:
-            pooled = self._pooler.is_before(borrowed.driver_connection, asked_by=borrowed)
-            cursor.execute(sql, values, prepare=False if pooled else None)
+            cursor.execute(sql, values)
             rows: list[Any] = cursor.fetchall()
             return rows
 
@@ -349,9 +354,7 @@ def _engine(url_or_engine: str | Engine, pooler: Pooler) -> Engine:
 
 
 def _driver(connection: Connection) -> Driver:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
-    return driver
+    return driver_of(connection.connection)
 
 
 def _stored(row: Sequence[Any]) -> StoredEvent:

@@ -24,18 +24,19 @@ class Pooler:
     def __init__(self) -> None:
         self._noticed: bool | None = None
 
-    def is_before(self, driver: Driver, *, asked_by: Any) -> bool:
-        """`asked_by` is what makes cursors without coroutines: a connection of SQLAlchemy's pool, or the driver's."""
+    def is_before(self, connection: Any) -> bool:
+        """`connection` is the driver's, or SQLAlchemy's around it: only that one runs a coroutine's without waiting."""
         if self._noticed is None:
-            with closing(asked_by.cursor()) as cursor:
-                cursor.execute("select pg_backend_pid()", prepare=False)
+            driver = driver_of(connection)
+            with without_prepared_statements(driver), closing(connection.cursor()) as cursor:
+                cursor.execute("select pg_backend_pid()")
                 self._noticed = cursor.fetchone()[0] != driver.info.backend_pid
         return self._noticed
 
     def prepare_nothing_on(self, driver: psycopg.Connection[Any]) -> None:
         """Call for each new connection of an engine of ours: leaves it without a transaction."""
         try:
-            if self.is_before(driver, asked_by=driver):
+            if self.is_before(driver):
                 driver.prepare_threshold = None
         finally:
             driver.rollback()
@@ -50,3 +51,10 @@ def without_prepared_statements(driver: Driver) -> Iterator[None]:
         yield
     finally:
         driver.prepare_threshold = threshold
+
+
+def driver_of(connection: Any) -> Driver:
+    """Return the driver's own connection."""
+    driver = getattr(connection, "driver_connection", connection)
+    assert isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
+    return driver

@@ -4,6 +4,7 @@ Three server connections serve all clients of a test, so a client meets another 
 transaction. What would be left on a connection, or be looked for there, is found out.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from eventlog.errors import IdConflictError, WrongExpectedVersionError
 from eventlog.ids import new_id
@@ -56,10 +58,6 @@ def plain(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def noticed(connection: psycopg.Connection[Any]) -> bool:
-    return Pooler().is_before(connection, asked_by=connection)
-
-
 def in_turns(*connections: psycopg.Connection[Any]) -> None:
     """Run one statement often on each, so that transactions of one follow those of another."""
     for _ in range(OFTEN):
@@ -80,7 +78,7 @@ def test_what_is_prepared_by_default_breaks_here(pooled_url: str) -> None:
 
 def test_a_pooler_is_noticed_and_a_server_is_not_taken_for_one(pooled_url: str, postgres_database_url: str) -> None:
     with psycopg.connect(plain(pooled_url)) as pooled, psycopg.connect(plain(postgres_database_url)) as direct:
-        assert (noticed(pooled), noticed(direct)) == (True, False)
+        assert (Pooler().is_before(pooled), Pooler().is_before(direct)) == (True, False)
 
 
 def test_statements_are_prepared_where_no_pooler_stands_between(postgres_database_url: str) -> None:
@@ -145,11 +143,30 @@ def test_engines_as_a_service_makes_them_serve_too(pooled_url: str) -> None:
             for first, second in ((one, other), (other, one)):
                 with first.engine.begin() as connection:
                     first.append(note("held"), tx=connection)
+                    first.append(*notes(2), tx=connection)
                     second.append(note("beside", stream="beside"))
                 assert first.get(second.head()).stream == "beside"
 
-        assert len(everything(one)) == len(everything(other)) == 4 * OFTEN
+        assert len(everything(one)) == len(everything(other)) == 8 * OFTEN
         assert [prepare_threshold(engine), prepare_threshold(other_engine)] == [PREPARED_AFTER, PREPARED_AFTER]
+
+
+def test_coroutines_append_on_their_own_engines(pooled_url: str) -> None:
+    async def append_in_turns() -> None:
+        engines = [create_async_engine(pooled_url) for _ in range(2)]
+        logs = [EventLog(pooled_url), EventLog(pooled_url)]
+        for _ in range(OFTEN):
+            for first, second in ((0, 1), (1, 0)):
+                async with engines[first].begin() as one, engines[second].begin() as other:
+                    await logs[first].append_async(note("held", stream=f"own-{first}"), tx=one)
+                    await logs[second].append_async(*notes(2, stream=f"own-{second}"), tx=other)
+        assert len([event async for event in logs[0].read_async()]) == 6 * OFTEN
+        for closing in engines:
+            await closing.dispose()
+        for log in logs:
+            log.engine.dispose()
+
+    asyncio.run(append_in_turns())
 
 
 def prepare_threshold(engine: Engine) -> object:
