@@ -83,15 +83,15 @@ class Appender:
     def _append_within(
         self, connection: Connection, pending: list[PendingEvent], expected: Expected
     ) -> list[Recorded[Any]]:
-        self.database.join(connection)
-        self.check(connection)
-        for _ in range(APPEND_TRIES_MAX):
-            inserted = self._insert_or_nothing(connection, pending, expected)
-            if isinstance(inserted, list):
-                return _recorded(pending, inserted)
-            known = self._why_refused(connection, pending, expected, inserted)
-            if known is not None:
-                return known
+        with self.database.join(connection):
+            self.check(connection)
+            for _ in range(APPEND_TRIES_MAX):
+                inserted = self._insert_or_nothing(connection, pending, expected)
+                if isinstance(inserted, list):
+                    return _recorded(pending, inserted)
+                known = self._why_refused(connection, pending, expected, inserted)
+                if known is not None:
+                    return known
         raise _out_of_tries(pending)
 
     def _insert_or_nothing(self, connection: Connection, pending: list[PendingEvent], expected: Expected) -> Outcome:

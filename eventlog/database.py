@@ -76,8 +76,8 @@ class Database(Protocol):
         """Lend a connection that commits each statement at once; None where that saves nothing."""
         ...
 
-    def join(self, connection: Connection) -> None:
-        """Make sure an append on a caller's connection is part of his transaction; raise `UnsafeTransactionError`."""
+    def join(self, connection: Connection) -> AbstractContextManager[None]:
+        """Append within the block, as part of the transaction of a caller; raises `UnsafeTransactionError` at once."""
         ...
 
     def insert(

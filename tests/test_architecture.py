@@ -27,7 +27,7 @@ FILES_COUNTED = {".py", ".sql", ".toml", ".mako", ".md"}
 FOLDERS_NOT_OURS = {"build", "dist", "node_modules", "htmlcov"}
 
 IMPORTED_ONLY_IN = {
-    "psycopg": ("eventlog/postgres.py",),
+    "psycopg": ("eventlog/postgres*.py",),
     "psycopg_pool": ("eventlog/postgres.py",),
     "sqlite3": ("eventlog/sqlite.py",),
     "click": ("cli/*",),
