@@ -1,6 +1,5 @@
 """The tables of a log: what the migrations make is what the code names, whatever way and however often it is made."""
 
-import importlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,13 +8,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Engine, inspect, text
 
 from eventlog.errors import UsageError
 from eventlog.log import EventLog
-from eventlog.schema import migrate
 from eventlog.schema.migrate import SchemaState, known_revisions, schema_state, upgrade
 from eventlog.schema.tables import Tables, tables
 from tests.log_support import Background, at_once, engine_of, everything, note, notes, opened, positions, said
@@ -56,27 +52,10 @@ def names_of(engine: Engine) -> Tables:
     return tables(dialect=engine.dialect.name)
 
 
-def step(engine: Engine, revision: str) -> None:
-    """Run one revision by Alembic itself."""
-    log = names_of(engine)
-    config = Config()
-    config.set_main_option("script_location", str(importlib.resources.files("eventlog.schema") / "migrations"))
-    with engine.begin() as connection:
-        if log.schema:
-            connection.execute(text(f"create schema if not exists {log.schema}"))
-        config.attributes.update(
-            connection=connection,
-            tables=log,
-            version_table=migrate.VERSION_TABLE,
-            version_table_schema=log.schema,
-        )
-        command.upgrade(config, revision)
-
-
 def equal_whatever_the_way(stepped_url: str, fresh_url: str) -> None:
     with engine_of(stepped_url) as stepped, engine_of(fresh_url) as fresh:
         for revision in known_revisions():
-            step(stepped, revision)
+            upgrade(stepped, until=revision)
 
         assert facts(stepped) == facts(fresh)
         assert all(facts(fresh).values())
