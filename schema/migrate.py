@@ -10,10 +10,12 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, Engine
 
-from eventlog.schema.revisions import known_revisions, locked_by, revision_module, revisions_after
+from eventlog.schema.revisions import known_revisions, locked_by, revisions_after
 from eventlog.schema.table_locks import LOCK_TRIES_MAX, lock_tables
 from eventlog.schema.tables import DEFAULT_SCHEMA, Tables, tables
 from eventlog.schema.version import has_version_table, may_read_revision, only_upgrade, read_revision
+
+__all__ = ["NewerSchemaError", "SchemaState", "current_revision", "known_revisions", "schema_state", "upgrade"]
 
 TRIES_MAX = 5
 """How often the switch to write-ahead logging is tried while others write."""

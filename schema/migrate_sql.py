@@ -16,19 +16,23 @@ def upgrade_sql(
 ) -> str:
     """Write the SQL that brings a log from the revision `after` (None: from nothing) to `until` (None: the newest).
 
-    Raises `ValueError` for a revision this code does not know, or none between the two.
+    A comment is all when they are the same. Raises `ValueError` for a revision this code does not know, and for a way
+    that leads down.
     """
     from eventlog.schema.migrate_steps import written_down
 
     for given in (after, until):
         if given is not None and given not in known_revisions():
             raise ValueError(f"no revision {given!r} is known, known are {', '.join(known_revisions())}")
-    revisions = revisions_after(after, until=until)
+    target = until or known_revisions()[-1]
+    if after is not None and after > target:
+        raise ValueError(f"{after} comes after {target}, and there is no way down: it would drop recorded events")
+    title = f"-- The log {schema!r} on {dialect}, from {after or 'nothing'} to {target}.\n"
+    revisions = revisions_after(after, until=target)
     if not revisions:
-        raise ValueError(f"nothing comes after {after} until {until or known_revisions()[-1]}")
+        return title
     with ALEMBIC_ONE_AT_A_TIME:
         body = written_down(tables(dialect=dialect, schema=schema), revisions)
-    title = f"-- The log {schema!r} on {dialect}, from {after or 'nothing'} to {revisions[-1]}.\n"
     return f"{title}\n{_opening(dialect, fresh=after is None)}\n\n{body}commit;\n"
 
 

@@ -24,7 +24,8 @@ def written_down(log: Tables, revisions: Sequence[str]) -> str:
     buffer = io.StringIO()
     options: dict[str, Any] = {TABLES_OPTION: log, "as_sql": True, "output_buffer": buffer}
     # Neither driver's placeholders: they would double every percent sign.
-    dialect = postgresql.dialect(paramstyle="named") if log.schema else sqlite.dialect(paramstyle="named")
+    kind: Any = postgresql.dialect if log.schema else sqlite.dialect
+    dialect = kind(paramstyle="named")
     _run(MigrationContext.configure(dialect=dialect, opts=options), revisions)
     return buffer.getvalue()
 

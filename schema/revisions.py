@@ -1,4 +1,4 @@
-"""The revisions this code can make, in their order, and which tables each of them locks. Loads Alembic only for those."""
+"""The revisions this code can make, in their order, and the tables each of them locks; only the latter load Alembic."""
 
 from functools import lru_cache
 from importlib import import_module

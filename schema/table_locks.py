@@ -19,7 +19,7 @@ from eventlog.schema.version import SchemaBusyError, is_lock_timeout, set_lock_t
 
 LOCK_TRIES_MAX = 20
 LOCK_WAIT_SECONDS = 0.5
-"""For how long others may stand behind one try, all tables together; `deadlock_timeout` is 1 s at the least sensible."""
+"""For how long others may stand behind one try, all tables together; below any sensible `deadlock_timeout`."""
 PAUSE_SECONDS = 1
 """Between two tries: what was waiting gets its turn."""
 
