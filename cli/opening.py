@@ -152,12 +152,13 @@ def _refuse_another_log(settings: Settings, app: App) -> None:
 
 
 def _check(log: EventLog) -> None:
-    _refuse_missing_file(log)
+    refuse_missing_file(log)
     with log.database.reader() as connection:
         log.check(connection)
 
 
-def _refuse_missing_file(log: EventLog) -> None:
+def refuse_missing_file(log: EventLog) -> None:
+    """Raise `SchemaMissingError` rather than have SQLite make an empty file."""
     url = log.engine.url
     if url.get_backend_name() != "sqlite" or url.database is None or url.database.startswith("file:"):
         return

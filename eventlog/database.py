@@ -16,13 +16,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog.errors import EventLogError, SchemaMissingError, SchemaTooNewError, UsageError
+from eventlog.errors import EventLogError, RefusedError, SchemaMissingError, SchemaTooNewError, UsageError
 from eventlog.events import StoredEvent
 from eventlog.pending import Expected, PendingEvent
 from eventlog.query import PageQuery, Query
 from eventlog.schema.migrate import NewerSchemaError, SchemaState, current_revision, known_revisions, upgrade
 from eventlog.schema.migrate import schema_state as read_schema_state
 from eventlog.schema.tables import Tables, check_schema_name
+from eventlog.schema.version import SchemaBusyError
 
 Transaction = Session | Connection
 """What a caller may hand over to have an append happen in his own transaction."""
@@ -189,11 +190,16 @@ def open_database(url_or_engine: str | Engine, *, schema: str) -> Database:
 
 
 def initialise(database: Database) -> SchemaState:
-    """Create or upgrade the tables; return the state that was found. Raises `SchemaTooNewError`."""
+    """Create or upgrade the tables; return the state that was found.
+
+    Raises `SchemaTooNewError`, and `RefusedError` when somebody does not let go of the tables.
+    """
     try:
         return upgrade(database.engine, schema=database.schema)
     except NewerSchemaError as error:
         raise _too_new(str(error)) from error
+    except SchemaBusyError as error:
+        raise RefusedError(str(error), remedy="nothing was changed: let them end, and upgrade again") from error
 
 
 def check_schema(database: Database, connection: Connection) -> None:

@@ -1,23 +1,26 @@
 """Brings the tables of a log to the revision this code knows, and tells at which one they are.
 
 All changes of one upgrade are one transaction on both databases: a killed upgrade leaves nothing behind, and of two at
-once the second waits and finds the work done. Alembic is imported only here and in the revisions, when it is used.
+once the second waits and finds the work done. The revisions do the same in a service's own Alembic tree, see
+`target.py`; here they are run without one. Alembic is imported only where it is used.
 """
 
+import threading
 from enum import StrEnum
-from functools import lru_cache
-from pathlib import Path
 
-from sqlalchemy import Column, Connection, Engine, MetaData, Table, Text, func, inspect, select
+from sqlalchemy import Connection, Engine
 
+from eventlog.schema.revisions import known_revisions, locked_by, revisions_after
+from eventlog.schema.table_locks import LOCK_TRIES_MAX, lock_tables
 from eventlog.schema.tables import DEFAULT_SCHEMA, Tables, tables
+from eventlog.schema.version import has_version_table, may_read_revision, only_upgrade, read_revision
+
+__all__ = ["NewerSchemaError", "SchemaState", "current_revision", "known_revisions", "schema_state", "upgrade"]
 
 TRIES_MAX = 5
 """How often the switch to write-ahead logging is tried while others write."""
-VERSION_TABLE = "schema_version"
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_ONE_UPGRADE_AT_A_TIME = 0x6576656E746C6F67
-"""Key of the advisory lock that upgrades take on PostgreSQL: "eventlog" in ASCII."""
+ALEMBIC_ONE_AT_A_TIME = threading.Lock()
+"""Alembic hands the running revision its database in a variable of the process."""
 
 
 class SchemaState(StrEnum):
@@ -33,20 +36,9 @@ class NewerSchemaError(Exception):
     """The tables were made by a later release than this code."""
 
 
-@lru_cache
-def known_revisions() -> tuple[str, ...]:
-    """Return the revisions this code can make, oldest first."""
-    return tuple(sorted("_".join(file.stem.split("_")[:2]) for file in _MIGRATIONS.glob("versions/eventlog_*.py")))
-
-
 def current_revision(connection: Connection, *, schema: str = DEFAULT_SCHEMA) -> str | None:
     """Return the revision of the tables in this database, None where there are none. Costs two small queries."""
-    log = tables(dialect=connection.dialect.name, schema=schema)
-    if not inspect(connection).has_table(f"{log.prefix}{VERSION_TABLE}", schema=log.schema):
-        return None
-    version = _version_table(log)
-    revision: str | None = connection.scalar(select(version.c.version_num))
-    return revision
+    return read_revision(connection, tables(dialect=connection.dialect.name, schema=schema))
 
 
 def schema_state(connection: Connection, *, schema: str = DEFAULT_SCHEMA) -> SchemaState:
@@ -55,11 +47,11 @@ def schema_state(connection: Connection, *, schema: str = DEFAULT_SCHEMA) -> Sch
     A role that may not read the revision (one that may only append) is taken to know what it does: `CURRENT`.
     """
     log = tables(dialect=connection.dialect.name, schema=schema)
-    if not inspect(connection).has_table(f"{log.prefix}{VERSION_TABLE}", schema=log.schema):
+    if not has_version_table(connection, log):
         return SchemaState.MISSING
-    if not _may_read_revision(connection, log):
+    if not may_read_revision(connection, log):
         return SchemaState.CURRENT
-    revision = current_revision(connection, schema=schema)
+    revision = read_revision(connection, log)
     if revision is None:
         return SchemaState.MISSING
     if revision == known_revisions()[-1]:
@@ -67,30 +59,34 @@ def schema_state(connection: Connection, *, schema: str = DEFAULT_SCHEMA) -> Sch
     return SchemaState.OLDER if revision in known_revisions() else SchemaState.NEWER
 
 
-def upgrade(engine: Engine, *, schema: str = DEFAULT_SCHEMA) -> SchemaState:
-    """Create the tables of the log `schema`, or bring them to the newest revision, in one transaction.
+def upgrade(
+    engine: Engine,
+    *,
+    schema: str = DEFAULT_SCHEMA,
+    until: str | None = None,
+    lock_tries_max: int = LOCK_TRIES_MAX,
+) -> SchemaState:
+    """Create the tables of the log `schema`, or bring them to the newest revision (or `until`), in one transaction.
 
-    Returns the state that was found. Raises `NewerSchemaError` when a later release has been here, and a database
-    error when the role may not create tables. Safe to run twice, and at the same time.
+    Returns the state that was found. Raises `NewerSchemaError` when a later release has been here, `SchemaBusyError`
+    when somebody does not let go of the tables for half a minute, and a database error when the role may not create
+    tables. Safe to run twice, at the same time, and while others append and read: they wait for moments.
     """
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             _let_readers_and_a_writer_in(connection)
     with engine.connect() as connection, connection.begin():
-        _wait_for_other_upgrades(connection)
+        only_upgrade(connection)
         state = schema_state(connection, schema=schema)
         if state is SchemaState.NEWER:
             raise NewerSchemaError(f"{current_revision(connection, schema=schema)} > {known_revisions()[-1]}")
         if state is not SchemaState.CURRENT:
-            _run_revisions(connection, tables(dialect=engine.dialect.name, schema=schema))
+            log = tables(dialect=engine.dialect.name, schema=schema)
+            coming = revisions_after(read_revision(connection, log), until=until)
+            if state is SchemaState.OLDER:
+                lock_tables(connection, log, locked_by(*coming), tries_max=lock_tries_max)
+            _run(connection, log, coming)
     return state
-
-
-def _may_read_revision(connection: Connection, log: Tables) -> bool:
-    if connection.dialect.name == "sqlite":
-        return True
-    question = select(func.has_table_privilege(log.sql_name(VERSION_TABLE), "select"))
-    return bool(connection.scalar(question))
 
 
 def _let_readers_and_a_writer_in(connection: Connection) -> None:
@@ -110,31 +106,8 @@ def _let_readers_and_a_writer_in(connection: Connection) -> None:
             return
 
 
-def _wait_for_other_upgrades(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"select pg_advisory_xact_lock({_ONE_UPGRADE_AT_A_TIME})")
-        return
-    driver = connection.connection.driver_connection
-    if driver is not None and not driver.in_transaction:
-        connection.exec_driver_sql("begin immediate")
+def _run(connection: Connection, log: Tables, revisions: tuple[str, ...]) -> None:
+    from eventlog.schema.migrate_steps import run_revisions
 
-
-def _run_revisions(connection: Connection, log: Tables) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    if log.schema:
-        connection.exec_driver_sql(f"create schema if not exists {log.schema}")
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.attributes.update(
-        connection=connection,
-        tables=log,
-        version_table=f"{log.prefix}{VERSION_TABLE}",
-        version_table_schema=log.schema,
-    )
-    command.upgrade(config, "head")
-
-
-def _version_table(log: Tables) -> Table:
-    return Table(f"{log.prefix}{VERSION_TABLE}", MetaData(schema=log.schema), Column("version_num", Text))
+    with ALEMBIC_ONE_AT_A_TIME:
+        run_revisions(connection, log, revisions)

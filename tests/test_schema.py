@@ -1,6 +1,5 @@
 """The tables of a log: what the migrations make is what the code names, whatever way and however often it is made."""
 
-import importlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,31 +8,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Engine, inspect, text
 
 from eventlog.errors import UsageError
 from eventlog.log import EventLog
-from eventlog.schema import migrate
 from eventlog.schema.migrate import SchemaState, known_revisions, schema_state, upgrade
 from eventlog.schema.tables import Tables, tables
 from tests.log_support import Background, at_once, engine_of, everything, note, notes, opened, positions, said
-
-POSTGRES_FACTS = {
-    "columns": "select table_name, column_name, data_type, is_nullable, column_default, is_identity, ordinal_position"
-    " from information_schema.columns where table_schema = 'eventlog'",
-    "constraints": "select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint"
-    " where connamespace = 'eventlog'::regnamespace",
-    "indexes": "select tablename, indexname, indexdef from pg_indexes where schemaname = 'eventlog'",
-    "triggers": "select tgname, tgenabled::text, pg_get_triggerdef(oid) from pg_trigger"
-    " where not tgisinternal and tgrelid in (select oid from pg_class where relnamespace = 'eventlog'::regnamespace)",
-    "functions": "select pg_get_functiondef(oid) from pg_proc where pronamespace = 'eventlog'::regnamespace",
-    "sequences": "select sequencename, data_type::text, start_value, increment_by, cycle, cache_size from pg_sequences"
-    " where schemaname = 'eventlog'",
-    "options": "select relname, reloptions from pg_class where relnamespace = 'eventlog'::regnamespace",
-}
-SQLITE_FACTS = {"master": "select type, name, tbl_name, sql from sqlite_master"}
+from tests.schema_support import facts
 
 
 @pytest.fixture
@@ -42,41 +24,14 @@ def engine(empty_database_url: str) -> Iterator[Engine]:
         yield engine
 
 
-def facts(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything the database knows about the log's tables."""
-    questions = SQLITE_FACTS if engine.dialect.name == "sqlite" else POSTGRES_FACTS
-    with engine.connect() as connection:
-        return {
-            what: sorted((tuple(row) for row in connection.execute(text(question))), key=repr)
-            for what, question in questions.items()
-        }
-
-
 def names_of(engine: Engine) -> Tables:
     return tables(dialect=engine.dialect.name)
-
-
-def step(engine: Engine, revision: str) -> None:
-    """Run one revision by Alembic itself."""
-    log = names_of(engine)
-    config = Config()
-    config.set_main_option("script_location", str(importlib.resources.files("eventlog.schema") / "migrations"))
-    with engine.begin() as connection:
-        if log.schema:
-            connection.execute(text(f"create schema if not exists {log.schema}"))
-        config.attributes.update(
-            connection=connection,
-            tables=log,
-            version_table=migrate.VERSION_TABLE,
-            version_table_schema=log.schema,
-        )
-        command.upgrade(config, revision)
 
 
 def equal_whatever_the_way(stepped_url: str, fresh_url: str) -> None:
     with engine_of(stepped_url) as stepped, engine_of(fresh_url) as fresh:
         for revision in known_revisions():
-            step(stepped, revision)
+            upgrade(stepped, until=revision)
 
         assert facts(stepped) == facts(fresh)
         assert all(facts(fresh).values())

@@ -6,7 +6,7 @@ Revision ID: eventlog_0001
 import sqlalchemy as sa
 from alembic import op
 
-from eventlog.schema.target import Target, target
+from eventlog.schema.target import Target, bring_to, refuse_downgrade
 from eventlog.schema.timestamps import Timestamp, database_now
 
 revision = "eventlog_0001"
@@ -21,7 +21,13 @@ OPEN = "state in ('retrying', 'parked', 'blocked')"
 
 
 def upgrade() -> None:
-    log = target()
+    bring_to(revision, _create)
+
+
+downgrade = refuse_downgrade
+
+
+def _create(log: Target) -> None:
     _create_events(log)
     _create_subscribers(log)
     _create_ledger(log)

@@ -9,16 +9,24 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from eventlog.schema.target import Target, target
+from eventlog.schema.target import Target, bring_to, refuse_downgrade
 
 revision = "eventlog_0002"
 down_revision = "eventlog_0001"
 branch_labels = None
 depends_on = None
 
+LOCKS = ("events",)
+
 
 def upgrade() -> None:
-    log = target()
+    bring_to(revision, _change)
+
+
+downgrade = refuse_downgrade
+
+
+def _change(log: Target) -> None:
     _add_tags(log)
     op.create_table(
         log.table("event_tags"),

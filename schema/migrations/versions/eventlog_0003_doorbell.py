@@ -3,6 +3,8 @@
 Revision ID: eventlog_0003
 """
 
+from eventlog.schema.target import Target, bring_to, refuse_downgrade
+
 revision = "eventlog_0003"
 down_revision = "eventlog_0002"
 branch_labels = None
@@ -10,4 +12,11 @@ depends_on = None
 
 
 def upgrade() -> None:
+    bring_to(revision, _change)
+
+
+downgrade = refuse_downgrade
+
+
+def _change(log: Target) -> None:
     """Nothing yet."""
