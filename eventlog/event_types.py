@@ -5,10 +5,8 @@ that was renamed names what it was called before as its aliases: events stay rec
 the class all the same. Older versions go through the upcasters of the type (`upcasting.py`).
 """
 
-import string
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +14,7 @@ import msgspec
 from eventlog.errors import DeclarationError, InvalidEventError, UndecodableEventError, UpcastError
 from eventlog.events import JsonObject, Recorded, StoredEvent
 from eventlog.patterns import check_type, covers
+from eventlog.templates import check_template, fill, is_unset
 from eventlog.upcasting import upcast_data, upcaster_problems
 
 S = TypeVar("S", bound=type[msgspec.Struct])
@@ -33,6 +32,7 @@ class EventType:
     version: int
     data_class: type[msgspec.Struct]
     stream_template: str | None
+    tag_templates: tuple[str, ...]
     decode: Callable[[str], Any]
     immutable: bool
 
@@ -45,14 +45,15 @@ class EventType:
         """Fill the stream template from the fields; None without a template. Raises `InvalidEventError`."""
         if self.stream_template is None:
             return None
-        values = {name: _in_stream(self, name, getattr(data, name)) for name in _names_in(self.stream_template)}
-        try:
-            return self.stream_template.format_map(values)
-        except (ValueError, TypeError) as error:
-            raise InvalidEventError(
-                f"{self.name}: the stream {self.stream_template!r} cannot be named with {values!r}: {error}",
-                remedy="give the fields the values their template is made for, or give the stream at append",
-            ) from error
+        return fill(self.stream_template, data, what="stream", event_type=self.name)
+
+    def tags_of(self, data: msgspec.Struct) -> tuple[str, ...]:
+        """Fill the tag templates whose fields are set. Raises `InvalidEventError`."""
+        return tuple(
+            fill(template, data, what="tag", event_type=self.name)
+            for template in self.tag_templates
+            if not is_unset(template, data)
+        )
 
 
 _by_name: dict[str, EventType] = {}
@@ -76,19 +77,26 @@ _PLAIN_VALUES = (
 _decode_plain = msgspec.json.Decoder().decode
 
 
-def event(name: str, *, version: int = 1, stream: str | None = None, aliases: Iterable[str] = ()) -> Callable[[S], S]:
+def event(
+    name: str,
+    *,
+    version: int = 1,
+    stream: str | None = None,
+    tags: Iterable[str] = (),
+    aliases: Iterable[str] = (),
+) -> Callable[[S], S]:
     """Declare that a Struct is the data of the event type `name`; returns the class as it was.
 
-    `stream` is a template over the fields, `"order-{number}"`; without one the append names the stream. `aliases` are
-    names the type had before: events recorded under them read as this class, and go to its handlers. A renamed type
-    goes on counting its versions.
+    `stream` is a template over the fields, `"order-{number}"`; without one the append names the stream. `tags` are
+    templates too, `["course:{course}"]`; one whose field is None is left out. `aliases` are names the type had before:
+    events recorded under them read as this class, and go to its handlers. A renamed type goes on counting its versions.
 
     Raises `DeclarationError` for a class that is no msgspec Struct, a field the class does not have, and a name that
     another class already stands for.
     """
 
     def declare(data_class: S) -> S:
-        _register(_declaration(name, version=version, stream=stream, aliases=aliases, data_class=data_class))
+        _register(_declaration(name, version=version, stream=stream, tags=tags, aliases=aliases, data_class=data_class))
         return data_class
 
     return declare
@@ -203,7 +211,7 @@ def _cannot_change(info: msgspec.inspect.Type, within: tuple[type, ...] = ()) ->
 
 
 def _declaration(
-    name: str, *, version: int, stream: str | None, aliases: Iterable[str], data_class: object
+    name: str, *, version: int, stream: str | None, tags: Iterable[str], aliases: Iterable[str], data_class: object
 ) -> EventType:
     before = _checked_aliases(name, aliases)
     if not (isinstance(data_class, type) and issubclass(data_class, msgspec.Struct)):
@@ -213,15 +221,10 @@ def _declaration(
         )
     if version < 1:
         raise DeclarationError(f"{name!r} is declared with version {version}", remedy="versions begin at 1")
-    fields = {field.name for field in msgspec.structs.fields(data_class)}
+    if isinstance(tags, str):
+        raise DeclarationError(f"tags={tags!r} of {name!r} is a text", remedy=f"give a list: tags=[{tags!r}]")
     if stream is not None:
-        _check_template(stream, name)
-    unknown = [field for field in _names_in(stream or "") if field not in fields]
-    if unknown:
-        raise DeclarationError(
-            f"the stream template {stream!r} of {name!r} names {unknown[0]!r}, which is no field of the class",
-            remedy=f"use its fields: {', '.join(sorted(fields))}",
-        )
+        check_template(stream, what="stream", event_type=name, data_class=data_class)
     decoder = msgspec.json.Decoder(data_class)
     return EventType(
         name=name,
@@ -229,6 +232,7 @@ def _declaration(
         version=version,
         data_class=data_class,
         stream_template=stream,
+        tag_templates=tuple(check_template(tag, what="tag", event_type=name, data_class=data_class) for tag in tags),
         decode=decoder.decode,
         immutable=_cannot_change(msgspec.inspect.type_info(data_class)),
     )
@@ -246,19 +250,6 @@ def _checked_aliases(name: str, aliases: Iterable[str]) -> tuple[str, ...]:
     if name in before:
         raise DeclarationError(f"{name!r} is its own alias", remedy="aliases are the names a type had before")
     return before
-
-
-def _check_template(template: str, name: str) -> None:
-    try:
-        parts = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise DeclarationError(
-            f"the stream template {template!r} of {name!r} cannot be read: {error}", remedy="write 'order-{number}'"
-        ) from error
-    if not template or any("{" in (format_spec or "") for _text, _name, format_spec, _conversion in parts):
-        raise DeclarationError(
-            f"the stream template {template!r} of {name!r} names no stream", remedy="write 'order-{number}'"
-        )
 
 
 def _register(declared: EventType) -> None:
@@ -290,18 +281,3 @@ def _is_reload(one: type, other: type) -> bool:
 
 def _where(data_class: type) -> str:
     return f"{data_class.__module__}.{data_class.__qualname__}"
-
-
-def _names_in(template: str) -> list[str]:
-    return [name for _text, name, _format, _conversion in string.Formatter().parse(template) if name is not None]
-
-
-def _in_stream(declared: EventType, name: str, value: Any) -> Any:
-    if isinstance(value, Enum):
-        value = value.value
-    if value is None or value == "":
-        raise InvalidEventError(
-            f"{declared.name}: the stream is named {declared.stream_template!r}, and {name} is {value!r}",
-            remedy="set the field, or give the stream at append",
-        )
-    return value

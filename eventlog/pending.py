@@ -135,8 +135,15 @@ def _pending(
         data_text=encode_data(event.data, event_type=name),
         metadata=merged,
         metadata_text=encode_metadata(merged, event_type=name),
-        tags=check_tags((*check_tags(event.tags), *shared.tags)) if event.tags else tuple(shared.tags),
+        tags=_all_tags(event, declared, shared),
     )
+
+
+def _all_tags(event: Event[Any], declared: EventType | None, shared: Event[None]) -> tuple[str, ...]:
+    by_declaration = declared.tags_of(event.data) if declared is not None else ()
+    if not event.tags and not by_declaration:
+        return tuple(shared.tags)
+    return check_tags((*by_declaration, *check_tags(event.tags), *shared.tags))
 
 
 def _version_of(declared: EventType | None, name: str) -> int:

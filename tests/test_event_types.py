@@ -369,6 +369,42 @@ def test_a_template_that_cannot_be_filled_is_refused_at_declaration(template: st
             number: int
 
 
+def test_tags_are_filled_from_the_fields_those_that_are_none_left_out(log: EventLog) -> None:
+    @event("seat.taken", stream="course-{course}", tags=["course:{course}", "student:{student}", "seat:{row}-{number}"])
+    class Taken(msgspec.Struct, frozen=True):
+        course: str
+        student: str | None
+        row: int
+        number: int
+
+    first, second = log.append(
+        Taken("c1", "s1", 3, 4), Event(Taken("c1", None, 1, 2), tags=["term:autumn"]), tags=["course:c1", "hall:2"]
+    )
+
+    assert first.tags == ("course:c1", "student:s1", "seat:3-4", "hall:2")
+    assert second.tags == ("course:c1", "seat:1-2", "term:autumn", "hall:2")
+    assert [recorded.tags for recorded in log.read()] == [first.tags, second.tags]
+
+
+@pytest.mark.parametrize("template", ["gate:{number", "gate:{}", "gate:{nobody}", ""])
+def test_a_tag_template_that_cannot_be_filled_is_refused_at_declaration(template: str) -> None:
+    with pytest.raises(DeclarationError) as refused:
+
+        @event("gate.tagged", tags=[template])
+        class Gate(msgspec.Struct, frozen=True):
+            number: int
+
+    assert refused.value.remedy
+
+
+def test_tags_declared_as_one_text_are_refused() -> None:
+    with pytest.raises(DeclarationError, match="is a text"):
+
+        @event("gate.tagged", tags="gate:{number}")
+        class Gate(msgspec.Struct, frozen=True):
+            number: int
+
+
 @pytest.mark.parametrize("name", ["", " ", "a b", "a..b", ".a", "a.", "a.*", "**", "a\n", "a\0b", "x" * 201])
 def test_a_name_that_cannot_be_a_type_is_refused_at_declaration(name: str) -> None:
     with pytest.raises(DeclarationError):
