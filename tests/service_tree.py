@@ -27,6 +27,8 @@ import sqlalchemy
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from eventlog.schema.table_locks import lock_tables
+
 
 class Base(DeclarativeBase):
     pass
@@ -36,6 +38,9 @@ class Order(Base):
     __tablename__ = "orders"
     number: Mapped[int] = mapped_column(primary_key=True)
 
+
+if "ONE_TRY" in os.environ:
+    lock_tables.__kwdefaults__["tries_max"] = 1
 
 if words := os.environ.get("STOP_AT"):
 

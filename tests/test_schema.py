@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,35 @@ def test_upgrades_at_the_same_time_all_succeed(empty_database_url: str) -> None:
 
     with opened(empty_database_url) as log:
         assert said(everything(log)) == ["started"] * 6
+
+
+def test_logs_of_several_names_are_made_at_the_same_time_in_one_database(empty_database_url: str) -> None:
+    names = ["eventlog", "audit", "eventlog", "billing"]
+
+    def start(name: str) -> int:
+        with opened(empty_database_url, schema=name) as log:
+            log.init()
+            return len(log.append(note("started")))
+
+    assert at_once(*[partial(start, name) for name in names]) == [1] * len(names)
+
+    for name in names:
+        with opened(empty_database_url, schema=name) as log:
+            assert len(everything(log)) == names.count(name)
+
+
+def test_logs_in_several_databases_are_made_at_the_same_time_by_one_process(
+    tmp_path: Path, postgres_empty_url: str
+) -> None:
+    """Alembic keeps the running revision's database in a variable of the process."""
+    urls = [postgres_empty_url, *(f"sqlite:///{tmp_path / name}.db" for name in "abcde")]
+
+    def start(url: str) -> int:
+        with opened(url) as log:
+            log.init()
+            return len(log.append(note("started")))
+
+    assert at_once(*[partial(start, url) for url in urls]) == [1] * len(urls)
 
 
 def test_an_upgrade_waits_for_whoever_writes_to_the_file(sqlite_empty_url: str, tmp_path: Path) -> None:
