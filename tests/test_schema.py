@@ -13,8 +13,10 @@ from sqlalchemy import Engine, inspect, text
 
 from eventlog.errors import UsageError
 from eventlog.log import EventLog
-from eventlog.schema.migrate import SchemaState, known_revisions, schema_state, upgrade
+from eventlog.schema.migrate import SchemaState, current_revision, known_revisions, schema_state, upgrade
+from eventlog.schema.revisions import revision_module
 from eventlog.schema.tables import Tables, tables
+from eventlog.schema.target import refuse_downgrade
 from tests.log_support import Background, at_once, engine_of, everything, note, notes, opened, positions, said
 from tests.schema_support import facts
 
@@ -231,3 +233,18 @@ def test_known_revisions_are_those_of_the_migrations_in_order() -> None:
 
     assert revisions[0] == "eventlog_0001"
     assert list(revisions) == sorted(set(revisions))
+
+
+def test_every_revision_follows_the_one_before_and_refuses_the_way_down() -> None:
+    modules = [revision_module(one) for one in known_revisions()]
+
+    assert [module.revision for module in modules] == list(known_revisions())
+    assert [module.down_revision for module in modules] == [None, *known_revisions()[:-1]]
+    assert {module.downgrade for module in modules} == {refuse_downgrade}
+
+
+def test_every_revision_leaves_its_name_in_the_database(engine: Engine) -> None:
+    for revision in known_revisions():
+        upgrade(engine, until=revision)
+        with engine.connect() as connection:
+            assert current_revision(connection) == revision
