@@ -10,9 +10,9 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -44,14 +44,22 @@ class Race:
 
 
 def run_race(
-    url: str, *, writers: int, seconds: float, seed: int, connect_args: Mapping[str, Any] | None = None
+    url: str,
+    *,
+    writers: int,
+    seconds: float,
+    seed: int,
+    connect_args: Mapping[str, Any] | None = None,
+    beside: Sequence["Writer"] = (),
 ) -> Race:
     """Let writers write for so long while a follower reads; return when it has read all it will ever read.
 
-    `connect_args` are for the engines the writers have beside the log's own, for what is not the library's.
+    `connect_args` are for the engines the writers have beside the log's own, for what is not the library's. `beside`
+    are more writers, of another kind.
     """
     stop = threading.Event()
-    workers = [
+    workers: list[Writer] = [*beside]
+    workers += [
         _Writer(url=url, number=number, random=random.Random(f"{seed} {number}"), connect_args=dict(connect_args or {}))
         for number in range(writers)
     ]
@@ -77,6 +85,16 @@ def run_race(
         seen=tuple(one for one, _ in follower.seen),
         positions=tuple(position for _, position in follower.seen),
     )
+
+
+class Writer(Protocol):
+    """Writes until told to stop, and notes what it committed and rolled back, and what should not have happened."""
+
+    committed: set[UUID]
+    rolled_back: set[UUID]
+    failures: list[Exception]
+
+    def run(self, stop: threading.Event) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
