@@ -182,8 +182,8 @@ def channel_of(schema: str) -> str:
 
 
 def _connection_of_its_own(engine: Engine) -> psycopg.Connection[Any]:
-    """Connect as the engine does, outside its pool: whoever has all its connections in use may be who sleeps here."""
-    lent = engine.pool.recreate().connect()
+    """Take a connection out of the engine's pool for good; the pool makes itself another one."""
+    lent = engine.raw_connection()
     driver = lent.driver_connection
     lent.detach()
     assert isinstance(driver, psycopg.Connection)

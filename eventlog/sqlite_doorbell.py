@@ -100,9 +100,9 @@ class SqliteBell:
 
 
 def _connection_of_its_own(engine: Engine) -> sqlite3.Connection:
-    """Connect as the engine does, outside its pool: whoever has all its connections in use may be who sleeps here."""
+    """Take a connection out of the engine's pool for good; the pool makes itself another one."""
     with _as_ours(engine):
-        lent = engine.pool.recreate().connect()
+        lent = engine.raw_connection()
         driver = lent.driver_connection
         lent.detach()
         assert isinstance(driver, sqlite3.Connection)
