@@ -3,12 +3,14 @@
 import logging
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
 
 from eventlog.bell import SilentBellError
 from eventlog.log import EventLog
+from eventlog.postgres_doorbell import PostgresBell
 from tests.doorbell_support import (
     FAR_AWAY_SECONDS,
     Dozer,
@@ -19,7 +21,7 @@ from tests.doorbell_support import (
     doorbell_connections,
     eavesdropping,
 )
-from tests.log_support import note, opened, wait_until
+from tests.log_support import WAIT_SECONDS_MAX, note, opened, wait_until
 from tests.postgres_deaf_proxy import deaf_proxy
 
 MARK_ONLY = "insert into eventlog.events (id, stream, version, type, data) select null, '', 0, '', null where false"
@@ -214,16 +216,27 @@ def test_all_who_sleep_in_a_process_share_one_connection(log: EventLog, doorbell
 
 
 def test_a_connection_lost_during_sleep_loses_no_append(
-    log: EventLog, doorbell: WatchedDoorbell, caplog: pytest.LogCaptureFixture
+    log: EventLog,
+    doorbell: WatchedDoorbell,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The append finds nobody listening: it comes after the connection is gone, and before there is another."""
+    """The append finds the bell in: it comes after the connection is gone, and before there is another."""
     caplog.set_level(logging.INFO, logger="eventlog.doorbell")
+    may_come_back = threading.Event()
     with asleep(doorbell) as dozer:
+
+        def later(*arguments: Any, **options: Any) -> PostgresBell:
+            assert may_come_back.wait(WAIT_SECONDS_MAX)
+            return PostgresBell(*arguments, **options)
+
+        monkeypatch.setattr("eventlog.postgres.PostgresBell", later)
         (pid,) = doorbell_connections(log.engine)
         with log.database.transaction() as connection:
-            # Whatever comes back waits for us: it tests itself through the log's own connections and this lock.
             connection.execute(text(f"select pg_terminate_backend({pid}, 5000)"))
-            log.append(note("meanwhile"), tx=connection)
+        log.append(note("meanwhile"))
+        assert (_bells(log), dozer.seen) == (0, 0)
+        may_come_back.set()
         dozer.has_seen(1)
         wait_until(lambda: doorbell.is_out, what="it listens again")
         log.append(note("afterwards"))
