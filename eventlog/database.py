@@ -4,7 +4,7 @@ Everything above this seam is the same on both. The hot path (append and read) g
 the connection SQLAlchemy lends; everything that happens once a batch or less is SQLAlchemy Core.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from typing import Protocol
@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
 
+from eventlog.bell import Bell, Look
 from eventlog.errors import EventLogError, RefusedError, SchemaMissingError, SchemaTooNewError, UsageError
 from eventlog.events import StoredEvent
 from eventlog.pending import Expected, PendingEvent
@@ -114,6 +115,17 @@ class Database(Protocol):
 
     def high_water_mark(self, connection: Connection) -> int:
         """Read the highest position at or below which nothing can appear any more."""
+        ...
+
+    def look(self, connection: Connection) -> Look:
+        """Read the head, and after it the high-water mark: what one looks at before one sleeps."""
+        ...
+
+    def bell_maker(self, listen_url: str | None) -> Callable[[], Bell]:
+        """Return what connects to the log's bell, by `listen_url` or as the log does. Raises `UsageError`.
+
+        Each call of it connects anew, and raises `DatabaseError` when that is not possible.
+        """
         ...
 
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine
 from eventlog.appending import Appender
 from eventlog.clock import SystemClock
 from eventlog.database import Database, Transaction, check_schema, initialise, open_database, translated
+from eventlog.doorbell import Doorbell
 from eventlog.errors import UnknownEventError, UsageError
 from eventlog.event_types import decode
 from eventlog.events import Recorded, StoredEvent
@@ -41,11 +42,15 @@ class EventLog:
     """An append-only log of events in one database.
 
     `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine for one (psycopg 3, sqlite3). Nothing is
-    connected until the first call.
+    connected until the first call. `listen_url` is the way to the same database that whoever waits for events listens
+    on, where the log's own does not let notifications through (a pooler). `doorbell` is where they wait.
     """
 
-    def __init__(self, url_or_engine: str | Engine, *, schema: str = DEFAULT_SCHEMA) -> None:
+    def __init__(
+        self, url_or_engine: str | Engine, *, schema: str = DEFAULT_SCHEMA, listen_url: str | None = None
+    ) -> None:
         self.database: Database = open_database(url_or_engine, schema=schema)
+        self.doorbell = Doorbell(self.database, listen_url=listen_url)
         self._schema_checked = False
         self._appender = Appender(self.database, lend=self._reader, check=self.check)
 

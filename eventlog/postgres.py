@@ -12,7 +12,7 @@ appends: the second one waits for the outcome of the first inside its INSERT, th
 again. That serialises per stream, takes no lock of ours, and costs a lone append one round trip.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC
 from typing import Any
@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
+from eventlog.bell import Bell, Look
 from eventlog.database import Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
@@ -38,6 +39,7 @@ from eventlog.errors import (
 from eventlog.events import StoredEvent
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
+from eventlog.postgres_doorbell import PostgresBell
 from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
 from eventlog.query import PageQuery, Query
 from eventlog.schema.tables import tables
@@ -191,6 +193,14 @@ class PostgresDatabase:
     def high_water_mark(self, connection: Connection) -> int:
         return int(self._rows(connection, f"select {self.schema}.high_water_mark()")[0][0])
 
+    def look(self, connection: Connection) -> Look:
+        head, mark, in_flight = self._rows(connection, f"select * from {self.schema}.look()")[0]
+        return Look(head=head, high_water_mark=mark, in_flight=in_flight)
+
+    def bell_maker(self, listen_url: str | None) -> Callable[[], Bell]:
+        engine = self.engine if listen_url is None else _engine(listen_url)
+        return lambda: PostgresBell(engine, schema=self.schema, notify=self._notify)
+
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
         return [_stored(row) for row in self._rows(connection, *page_statement(self._words, query))]
 
@@ -308,6 +318,10 @@ class PostgresDatabase:
             pooled = self._pooler.is_before(borrowed)
         with without_prepared_statements(driver_of(borrowed)) if pooled else nullcontext():
             yield
+
+    def _notify(self, channel: str, payload: str) -> None:
+        with self.transaction() as connection:
+            self._rows(connection, "select pg_notify(%s, %s)", [channel, payload])
 
     def _rows(self, connection: Connection, sql: str, values: Any = None) -> list[Any]:
         """Run one statement on the driver's cursor, in whatever transaction the connection is in."""

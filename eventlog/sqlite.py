@@ -1,4 +1,4 @@
-"""The log in one SQLite file, through the standard library's driver: the only file that knows it.
+"""The log in one SQLite file, through the standard library's driver: with its doorbell the only file that knows it.
 
 SQLite has one writer at a time, so the order of positions is the order of commits, and the high-water mark is simply
 the last position. What must be right is that a transaction takes the write lock when it begins: one that reads first
@@ -8,7 +8,7 @@ engine that somebody else made are looked at, and refused when they would not be
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
+from eventlog.bell import Bell, Look
 from eventlog.database import Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
@@ -34,6 +35,7 @@ from eventlog.pending import Expected, PendingEvent
 from eventlog.query import PageQuery, Query
 from eventlog.schema.tables import tables
 from eventlog.schema.timestamps import sqlite_text
+from eventlog.sqlite_doorbell import Commits, SqliteBell
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -53,6 +55,7 @@ class SqliteDatabase:
         self.engine = _engine(url_or_engine)
         self.schema = schema
         self.tables = tables(dialect="sqlite", schema=schema)
+        self._commits = Commits(self.engine)
         self._events = self.tables.sql_name("events")
         self._epochs = self.tables.sql_name("epochs")
         self._event_tags = self.tables.sql_name("event_tags")
@@ -167,6 +170,15 @@ class SqliteDatabase:
 
     def high_water_mark(self, connection: Connection) -> int:
         return self.head(connection)
+
+    def look(self, connection: Connection) -> Look:
+        head = self.head(connection)
+        return Look(head=head, high_water_mark=head, in_flight=False)
+
+    def bell_maker(self, listen_url: str | None) -> Callable[[], Bell]:
+        if listen_url is not None:
+            raise UsageError("a SQLite file is watched, not listened to", remedy="leave listen_url out")
+        return lambda: SqliteBell(self.engine, self._commits)
 
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
         return [_stored(row) for row in self._rows(connection, *page_statement(self._words, query))]

@@ -26,8 +26,9 @@ class App:
     """One log, and the subscribers declared on it.
 
     `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine. `schema` names the log within the database.
-    `lease_seconds` is how long a partition of a worker that died stays his. `listen_url` is kept for wake-up by
-    notification; workers poll for now. Declaring connects to nothing.
+    `lease_seconds` is how long a partition of a worker that died stays his. `listen_url` is a direct way to the same
+    PostgreSQL database, on which workers are woken, where `url_or_engine` goes through a pooler that lets no
+    notification through; without it they would poll. Declaring connects to nothing.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class App:
         listen_url: str | None = None,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        self.log = EventLog(url_or_engine, schema=schema)
+        self.log = EventLog(url_or_engine, schema=schema, listen_url=listen_url)
         self.listen_url = listen_url
         self.lease_seconds = lease_seconds
         self._subscribers: dict[str, Subscriber] = {}

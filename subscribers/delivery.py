@@ -36,6 +36,10 @@ logger = logging.getLogger("eventlog.worker")
 BATCH_SECONDS = {"sqlite": 0.05, "postgresql": 1.0}
 """How long a batch may take before what is done of it is settled; on SQLite nobody else can write meanwhile."""
 
+LET_OTHERS_WRITE = {"sqlite": 0.25, "postgresql": 0.0}
+"""How long the next batch is put off, in parts of the time that the one before took: who waits to write a SQLite file
+does not queue, but asks again after up to a tenth of a second, and would hardly ever meet the moment between two."""
+
 
 WORKER_DIED = Problem(
     error_type="WorkerDied",
@@ -97,6 +101,7 @@ class Delivery:
         self._lease = lease
         self._interrupted = (0, 0)
         self._batch_seconds = BATCH_SECONDS[runtime.database.engine.dialect.name]
+        self._let_others_write = LET_OTHERS_WRITE[runtime.database.engine.dialect.name]
 
     def transactional(self, batch: Sequence[FeedItem], *, through: int) -> Delivered:
         """Run a batch and its checkpoint in one transaction (T2). Raises `CulpritError` with nothing written.
@@ -108,12 +113,13 @@ class Delivery:
         done = 0
         try:
             with database.transaction() as connection:
+                holds_since = clock.monotonic()
                 database.guard_owner(connection, seconds=self._runtime.lease_seconds)
                 with transaction_kept(connection):
                     for item in batch:
                         self._handle_within(connection, item)
                         done += 1
-                        if self._time_to_settle(began):
+                        if self._time_to_settle(holds_since):
                             break
                 to = through if done == len(batch) else batch[done - 1].position
                 progress = self._moved_to(to, handed_through=batch[done - 1].position)
@@ -122,6 +128,8 @@ class Delivery:
             seconds = clock.monotonic() - began
             raise CulpritError(None, self.problem_at_commit(error, seconds), seconds=seconds) from error
         self._lease.passed(progress, since=began)
+        if self._let_others_write:
+            clock.wait(self._runtime.stop, self._let_others_write * (clock.monotonic() - holds_since))
         return Delivered(handled=done, moved=True)
 
     def at_least_once(self, batch: Sequence[FeedItem], *, through: int) -> Delivered:

@@ -9,6 +9,11 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
+<<<<<<< HEAD
+=======
+from eventlog.bell import Look
+from eventlog.database import PageQuery
+>>>>>>> 42c85e0 (A doorbell: workers sleep until an append or an operation wakes them)
 from eventlog.event_types import decode, is_immutable
 from eventlog.events import Recorded, StoredEvent
 from eventlog.log import EventLog
@@ -70,6 +75,8 @@ class Feed:
         self._log = log
         self._lock = threading.Lock()
         self._mark = 0
+        self._head = 0
+        self._moves = 0
         self._pages: OrderedDict[int, Page] = OrderedDict()
 
     @property
@@ -77,13 +84,29 @@ class Feed:
         """The high-water mark as last read."""
         return self._mark
 
+    @property
+    def moves(self) -> int:
+        """How often the mark has been seen to move. It may go back and forth, so the mark itself does not tell."""
+        return self._moves
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether positions have been given out that are not safe to read yet, as last seen."""
+        return self._mark < self._head
+
     def refresh(self) -> int:
         """Look whether there is more to read, and return the high-water mark. One query while nothing moves."""
         database = self._log.database
         with database.reader() as connection:
-            if database.head(connection) != self._mark:
-                self._mark = database.high_water_mark(connection)
-        return self._mark
+            head = mark = database.head(connection)
+            if head != self._mark:
+                mark = database.high_water_mark(connection)
+        self._saw(head=head, mark=mark)
+        return mark
+
+    def saw(self, look: Look) -> None:
+        """Take over what somebody else has looked at."""
+        self._saw(head=look.head, mark=look.high_water_mark)
 
     def page(self, *, after: int, until: int | None = None) -> Page:
         """Return events that follow a position, at most a page of them, none past the mark last read nor `until`."""
@@ -101,7 +124,12 @@ class Feed:
         """Drop what was read: the connection it came from is gone."""
         with self._lock:
             self._pages.clear()
-            self._mark = 0
+            self._saw(head=0, mark=0)
+
+    def _saw(self, *, head: int, mark: int) -> None:
+        if mark != self._mark:
+            self._moves += 1
+        self._head, self._mark = head, mark
 
     def _kept(self, after: int) -> Page | None:
         for page in self._pages.values():

@@ -17,6 +17,7 @@ import threading
 import msgspec
 from sqlalchemy import ColumnElement, Connection, literal, or_, select, update
 
+from eventlog.bell import ring
 from eventlog.clock import Clock
 from eventlog.database import Database
 from eventlog.errors import LeaseLostError
@@ -129,7 +130,7 @@ class Lease:
                 self._valid_until = max(self._valid_until, began + self.seconds)
 
     def release(self) -> None:
-        """Let others have it at once (T6): nothing is in hand any more. Does nothing when it is no longer ours."""
+        """Let others have it at once (T6), and wake them; nothing is in hand any more. Nothing, when it is not ours."""
         if not self._held:
             return
         self.forget()
@@ -140,6 +141,7 @@ class Lease:
                 .where(*self._ours(self.epoch))
                 .values(owner=None, expires_at=None, in_hand=table.c.position)
             )
+            ring(connection, self.database.tables)
 
     def forget(self) -> None:
         """Stop relying on it: it has to be taken again before anything else is done."""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, insert
 
+from eventlog.bell import ring
 from eventlog.schema.tables import Tables
 
 
@@ -21,7 +22,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record(connection: Connection, tables: Tables, operation: Operation) -> int:
-    """Write the operation in the caller's transaction, and return its number."""
+    """Write the operation in the caller's transaction, wake every worker when it commits, and return its number."""
     statement = insert(tables.operations).values(
         action=operation.action,
         subscriber=operation.subscriber,
@@ -32,6 +33,7 @@ def record(connection: Connection, tables: Tables, operation: Operation) -> int:
     )
     number = connection.execute(statement.returning(tables.operations.c.id)).scalar_one()
     assert isinstance(number, int)
+    ring(connection, tables)
     return number
 
 

@@ -1,20 +1,23 @@
 """Runs partitions: until the log has no more for them (`drain`), or until asked to stop (`Worker`).
 
-The only place that starts threads. A worker has one thread that looks for work, a few that take turns with partitions
-(so that a slow mail server does not hold a projection up), and one that renews leases.
+A worker has one thread that looks for work, a few that take turns with partitions (so that a slow mail server does not
+hold a projection up), and one that renews leases. When there is nothing to do it sleeps beside the log until it is
+woken (`eventlog/doorbell.py`); what it has to look at before is in `agenda.py`.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import msgspec
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import DBAPIError
 
+from eventlog.doorbell import POLL_SECONDS_MAX, POLL_SECONDS_MIN, Sleeper
 from eventlog.errors import DatabaseError
 from eventlog.schema.timestamps import database_now
+from eventlog.subscribers.agenda import Agenda
 from eventlog.subscribers.declaration import OnFailure
 from eventlog.subscribers.delivery import Delivered
 from eventlog.subscribers.ledger import EntryState
@@ -23,9 +26,10 @@ from eventlog.subscribers.runtime import Runtime
 
 logger = logging.getLogger("eventlog.worker")
 
-POLL_SECONDS_MIN = 0.005
-POLL_SECONDS_MAX = 0.25
-LOOK_AT_LEDGER_SECONDS = 1.0
+LINGER_SECONDS = 0.02
+"""How long the pauses between polls grow before the worker goes to sleep. While events keep coming it never does, and
+whoever appends need not wake it."""
+
 RECONNECT_SECONDS_MAX = 30.0
 THREADS_MAX = 8
 
@@ -81,6 +85,7 @@ class Worker:
         self._partitions = list(partitions)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._sleeper: Sleeper | None = None
         self.counts = {partition.subscriber.name: Counts() for partition in partitions}
 
     def start(self) -> None:
@@ -91,6 +96,8 @@ class Worker:
     def stop(self) -> None:
         """Ask to stop, wait for the events at hand, and raise what ended the worker before, if anything did."""
         self._runtime.stop.set()
+        if self._sleeper is not None:
+            self._sleeper.wake()
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
@@ -102,13 +109,14 @@ class Worker:
         A database that goes away is waited for. An error of our own ends the worker.
         """
         with (
+            self._runtime.log.doorbell.sleeper(self._runtime.stop) as self._sleeper,
             Heartbeat(self._runtime, self._partitions),
             ThreadPoolExecutor(
                 max_workers=min(THREADS_MAX, max(1, len(self._partitions))), thread_name_prefix="eventlog-turn"
             ) as pool,
         ):
             try:
-                _Loop(self._runtime, self._partitions, pool, self._count).run()
+                _Loop(self._runtime, self._partitions, pool, self._sleeper, self._count).run()
             finally:
                 self._runtime.stop.set()
         self._release()
@@ -139,102 +147,75 @@ class _Loop:
         runtime: Runtime,
         partitions: Sequence[Partition],
         pool: ThreadPoolExecutor,
+        sleeper: Sleeper,
         count: Callable[[Partition, Delivered], None],
     ) -> None:
         self._runtime = runtime
         self._partitions = partitions
         self._pool = pool
+        self._sleeper = sleeper
         self._count = count
+        self._agenda = Agenda(runtime, partitions)
         self._turns: dict[Future[Delivered], Partition] = {}
-        self._look_at_ledger_at = 0.0
-        self._due: set[str] = set()
-        self._idle_seconds = POLL_SECONDS_MIN
+        self._pause_seconds = POLL_SECONDS_MIN
         self._reconnect_seconds = 0.0
 
     def run(self) -> None:
-        stop = self._runtime.stop
-        while not stop.is_set():
+        while self._turns or not self._runtime.stop.is_set():
             try:
-                self._begin_turns()
                 self._end_turns()
+                if self._runtime.stop.is_set():
+                    wait(self._turns)
+                    continue
+                self._begin_turns()
+                self._rest()
             except (DBAPIError, DatabaseError) as error:
                 self._wait_for_database(error)
             else:
                 self._reconnect_seconds = 0.0
 
     def _begin_turns(self) -> None:
-        mark = self._runtime.feed.refresh()
-        now = self._runtime.clock.monotonic()
-        look = now >= self._look_at_ledger_at
-        if look:
-            self._look_at_ledger_at = now + LOOK_AT_LEDGER_SECONDS
-            self._forget_what_was_moved()
-            self._due = self._with_due_entries()
-        busy = {id(partition) for partition in self._turns.values()}
-        for partition in self._partitions:
-            if id(partition) not in busy and self._has_work(partition, mark, look=look):
-                self._turns[self._pool.submit(partition.turn)] = partition
-
-    def _has_work(self, partition: Partition, mark: int, *, look: bool) -> bool:
-        if not partition.lease.held:
-            return look
-        return partition.lease.progress.position < mark or (look and partition.subscriber.name in self._due)
+        self._runtime.feed.refresh()
+        self._agenda.look_at_tables_if_due()
+        for partition in self._agenda.ready():
+            self._agenda.began(partition)
+            turn = self._pool.submit(partition.turn)
+            self._turns[turn] = partition
+            turn.add_done_callback(lambda _turn: self._sleeper.wake())
 
     def _end_turns(self) -> None:
-        if not self._turns:
-            self._idle()
-            return
-        ended, _running = wait(self._turns, timeout=POLL_SECONDS_MAX, return_when=FIRST_COMPLETED)
-        moved = False
-        for turn in ended:
+        for turn in [turn for turn in self._turns if turn.done()]:
             partition = self._turns.pop(turn)
-            done = turn.result()
-            moved = moved or done.moved
-            self._count(partition, done)
-        if moved:
-            self._idle_seconds = POLL_SECONDS_MIN
-        elif ended:
-            self._idle()
+            error = turn.exception()
+            self._agenda.ended(partition, None if error else turn.result())
+            if error is not None:
+                raise error
+            self._count(partition, turn.result())
+            if turn.result().moved:
+                self._pause_seconds = POLL_SECONDS_MIN
 
-    def _idle(self) -> None:
-        self._runtime.clock.wait(self._runtime.stop, self._idle_seconds)
-        self._idle_seconds = min(POLL_SECONDS_MAX, self._idle_seconds * 2)
+    def _rest(self) -> None:
+        """Wait for a turn to end, or for something new: first by polling, then asleep.
 
-    def _forget_what_was_moved(self) -> None:
-        """Notice within a second that an operator has moved a checkpoint; the heartbeat would notice later."""
-        table = self._runtime.database.tables.checkpoints
-        names = [partition.subscriber.name for partition in self._partitions]
-        known = {id(partition): partition.lease.epoch for partition in self._partitions if partition.lease.held}
-        question = select(table.c.subscriber, table.c.partition, table.c.epoch).where(table.c.subscriber.in_(names))
-        with self._runtime.database.reader() as connection:
-            epochs = {(row.subscriber, row.partition): row.epoch for row in connection.execute(question)}
-        for partition in self._partitions:
-            lease = partition.lease
-            moved = epochs.get((lease.subscriber, lease.partition)) != lease.epoch
-            # A lease taken after we asked has an epoch we have not seen yet, and is left alone.
-            if moved and known.get(id(partition)) == lease.epoch:
-                lease.forget()
-
-    def _with_due_entries(self) -> set[str]:
-        """Name the subscribers that have something due: one query for all of them."""
-        table = self._runtime.database.tables.failures
-        question = (
-            select(table.c.subscriber)
-            .where(
-                table.c.subscriber.in_([partition.subscriber.name for partition in self._partitions]),
-                table.c.state == EntryState.RETRYING,
-                table.c.next_attempt_at <= database_now(),
-            )
-            .distinct()
-        )
-        with self._runtime.database.reader() as connection:
-            return set(connection.scalars(question))
+        Nobody is asked to wake us as long as something may come at any moment: while events keep coming, while an
+        append is in flight, and for the first half second of a turn that others must not wait for.
+        """
+        if self._agenda.all_running:
+            self._sleeper.wait(self._runtime.log.doorbell.slow_poll_seconds)
+            return
+        lingers = self._agenda.any_running or self._runtime.feed.in_flight
+        if self._pause_seconds < (POLL_SECONDS_MAX if lingers else LINGER_SECONDS) or self._runtime.feed.in_flight:
+            self._sleeper.wait(self._pause_seconds)
+            self._pause_seconds = min(POLL_SECONDS_MAX, self._pause_seconds * 2)
+        else:
+            self._sleeper.sleep(self._agenda.allowance)
 
     def _wait_for_database(self, error: Exception) -> None:
         ours = self._runtime.database.translate(error)
         if not self._runtime.database.passing(error) and not isinstance(ours, DatabaseError):
             raise error
         self._runtime.feed.forget()
+        self._agenda.forget()
         for partition in self._partitions:
             partition.lease.forget()
         self._reconnect_seconds = min(RECONNECT_SECONDS_MAX, max(0.1, self._reconnect_seconds * 2))

@@ -29,7 +29,7 @@ FOLDERS_NOT_OURS = {"build", "dist", "node_modules", "htmlcov"}
 IMPORTED_ONLY_IN = {
     "psycopg": ("eventlog/postgres*.py",),
     "psycopg_pool": ("eventlog/postgres.py",),
-    "sqlite3": ("eventlog/sqlite.py",),
+    "sqlite3": ("eventlog/sqlite*.py",),
     "click": ("cli/*",),
 }
 LOADED_WHEN_USED = {
@@ -60,7 +60,7 @@ USED_ONLY_IN = {
         "concurrent.futures.ProcessPoolExecutor",
         "concurrent.futures.thread.ThreadPoolExecutor",
         "_thread.start_new_thread",
-    ): ("subscribers/worker.py", "subscribers/heartbeat.py", "cli/demo/*"),
+    ): ("eventlog/doorbell.py", "subscribers/worker.py", "subscribers/heartbeat.py", "cli/demo/*"),
 }
 
 

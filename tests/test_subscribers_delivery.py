@@ -1,8 +1,10 @@
 """Live delivery in a transaction: every event is applied exactly once, whatever a handler does to its batch."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import Connection
 
 from eventlog.errors import WrongExpectedVersionError
 from eventlog.events import Event, Recorded
@@ -152,6 +154,34 @@ def test_a_long_batch_is_cut_and_the_checkpoint_stays_where_it_was_cut(bench: Be
 
     drain_with(app, clock=clock)
     assert checkpoints == [0, *sent[:3]]
+    assert bench.applied(APPLIED) == sent
+
+
+def test_waiting_for_another_writer_does_not_count_against_a_batch(bench: Bench) -> None:
+    """Else a worker beside busy writers would settle after every single event. The clock moves while it waits to begin
+    its transaction, and the batch is one transaction all the same: nothing is settled while its handlers run.
+    """
+    app = bench.app()
+    sent = bench.send(4)
+    board = board_of(app)
+    clock, transaction = StillClock(), app.log.database.transaction
+    checkpoints: list[int] = []
+
+    @contextmanager
+    def after_a_wait() -> Iterator[Connection]:
+        clock.now += 2
+        with transaction() as connection:
+            yield connection
+
+    app.log.database.transaction = after_a_wait  # type: ignore[method-assign]  # what another writer would do to it
+
+    @board
+    def apply(_crate: Sent, ctx: Context) -> None:
+        checkpoints.append(bench.position("board"))
+        note(ctx, APPLIED)
+
+    drain_with(app, clock=clock)
+    assert checkpoints == [0, 0, 0, 0]
     assert bench.applied(APPLIED) == sent
 
 

@@ -1,4 +1,4 @@
-"""An append rings the doorbell when somebody sleeps.
+"""An append rings the doorbell when somebody sleeps; on SQLite sleepers watch the file, which needs nothing in it.
 
 Revision ID: eventlog_0003
 """
@@ -19,4 +19,5 @@ downgrade = refuse_downgrade
 
 
 def _change(log: Target) -> None:
-    """Nothing yet."""
+    if log.dialect == "postgresql":
+        log.run("doorbell_key", "ring", "mark_append.2", "look", "high_water_mark.2")

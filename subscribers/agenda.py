@@ -1,0 +1,210 @@
+"""What the partitions of one worker have to do now, and when it is time to look again.
+
+A partition is ready when the log goes on after its checkpoint, when a retry is due, or when its lease can be had. The
+first is known from the high-water mark alone. The other two stand in the tables, and are looked up for all partitions
+at once: two queries, before the worker sleeps and once a second while it is busy. Times are the database's; what is
+kept here is how many seconds were left at the look.
+
+A partition that has been given its turn and did nothing is not ready again for the same reason: halted, it waits at the
+same event until the mark moves, the doorbell rings (an operator may have skipped the event), or some seconds are over.
+Refused, or with an entry due that it cannot come to yet, it is asked again a second later.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, func, select
+
+from eventlog.bell import Look
+from eventlog.schema.timestamps import database_now
+from eventlog.subscribers.delivery import Delivered
+from eventlog.subscribers.ledger import EntryState
+from eventlog.subscribers.partition import Partition
+from eventlog.subscribers.runtime import Runtime
+
+LOOK_SECONDS = 1.0
+"""How often the tables are looked at while the worker is busy, and how soon what came to nothing is tried again."""
+
+SETTLED_SECONDS = 5.0
+"""How long a partition that did nothing behind a mark that stands still is left alone."""
+
+SLEEP_SECONDS_MIN = 0.005
+SLEEP_SECONDS_MAX = 3600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Place:
+    """What is known of one partition. Moments are on the monotonic clock."""
+
+    partition: Partition
+    running: bool = False
+    settled: tuple[int, int] | None = None
+    """How often the mark had moved, and the doorbell rung, when a turn began that found nothing to do."""
+    settled_until: float = 0.0
+    called: bool = False
+    """Whether the tables gave it something to do: a lease to take, an entry that is due."""
+    called_again_at: float = 0.0
+    next_at: float = 0.0
+    """When the tables will give it something to do, if nobody changes them."""
+
+
+class Agenda:
+    """Knows which partitions are ready. Used by the worker's own thread alone."""
+
+    def __init__(self, runtime: Runtime, partitions: Sequence[Partition]) -> None:
+        self._runtime = runtime
+        self._places = [_Place(partition=partition) for partition in partitions]
+        self._look_at = 0.0
+
+    @property
+    def all_running(self) -> bool:
+        return all(place.running for place in self._places)
+
+    @property
+    def any_running(self) -> bool:
+        return any(place.running for place in self._places)
+
+    def ready(self) -> list[Partition]:
+        """Name the partitions that have something to do, as far as is known."""
+        return [place.partition for place in self._places if self._is_ready(place)]
+
+    def began(self, partition: Partition) -> None:
+        """Note that a partition has been given a turn."""
+        place = self._place(partition)
+        place.running = True
+        place.settled = self._seen()
+        place.settled_until = self._runtime.clock.monotonic() + SETTLED_SECONDS
+
+    def ended(self, partition: Partition, done: Delivered | None) -> None:
+        """Note what a turn did; None for one that failed."""
+        place = self._place(partition)
+        place.running = False
+        if done is None or done.moved:
+            place.settled = None
+        if done is not None and not done.moved and place.called:
+            place.called_again_at = self._runtime.clock.monotonic() + LOOK_SECONDS
+        if place.called or not partition.lease.held:
+            self._look_at = 0.0
+        place.called = False
+
+    def forget(self) -> None:
+        """Know nothing any more: the database has failed."""
+        self._look_at = 0.0
+        for place in self._places:
+            place.called, place.settled = False, None
+
+    def allowance(self, look: Look) -> float:
+        """Tell for how long the worker may sleep, 0 when there is something to do. Looks at everything."""
+        self._runtime.feed.saw(look)
+        if self.ready():
+            return 0.0
+        self.look_at_tables()
+        if self.ready():
+            return 0.0
+        return self._seconds_left()
+
+    def look_at_tables_if_due(self) -> None:
+        if self._runtime.clock.monotonic() >= self._look_at:
+            self.look_at_tables()
+
+    def look_at_tables(self) -> None:
+        """Look up leases, moved checkpoints and due entries of all partitions: two queries."""
+        known = {id(place): place.partition.lease.epoch for place in self._places if place.partition.lease.held}
+        with self._runtime.database.reader() as connection:
+            checkpoints = {(row.subscriber, row.partition): row for row in connection.execute(self._checkpoints())}
+            entries = {(row.subscriber, row.partition): row for row in connection.execute(self._due_entries())}
+        now = self._runtime.clock.monotonic()
+        self._look_at = now + LOOK_SECONDS
+        for place in self._places:
+            if place.running:
+                continue
+            lease = place.partition.lease
+            row = checkpoints.get((lease.subscriber, lease.partition))
+            if known.get(id(place)) == lease.epoch and (row is None or row.epoch != lease.epoch):
+                # An operator has moved its checkpoint; the heartbeat would notice later. A lease that was taken after
+                # we asked has an epoch we have not seen yet, and is left alone.
+                lease.forget()
+            if lease.held:
+                entry = entries.get((lease.subscriber, lease.partition))
+                seconds = SLEEP_SECONDS_MAX if entry is None else _seconds(entry.now, entry.next_attempt_at)
+            else:
+                seconds = SLEEP_SECONDS_MAX if row is None else self._until_free(row)
+            place.called = seconds <= 0
+            place.next_at = now + seconds
+
+    def _is_ready(self, place: _Place) -> bool:
+        if place.running:
+            return False
+        now = self._runtime.clock.monotonic()
+        if place.called and now >= place.called_again_at:
+            return True
+        return self._is_behind(place) and (place.settled != self._seen() or now >= place.settled_until)
+
+    def _is_behind(self, place: _Place) -> bool:
+        lease = place.partition.lease
+        return lease.held and lease.progress.position < self._runtime.feed.mark
+
+    def _seen(self) -> tuple[int, int]:
+        return self._runtime.feed.moves, self._runtime.log.doorbell.rings
+
+    def _seconds_left(self) -> float:
+        """How long until the first of what the tables announce, or until a partition that is settled is asked again."""
+        idle = [place for place in self._places if not place.running]
+        moments = [max(place.next_at, place.called_again_at) for place in idle]
+        moments += [place.settled_until for place in idle if self._is_behind(place)]
+        left = min(moments, default=math.inf) - self._runtime.clock.monotonic()
+        return min(SLEEP_SECONDS_MAX, max(SLEEP_SECONDS_MIN, left))
+
+    def _until_free(self, row: Any) -> float:
+        if row.state != "running":
+            return SLEEP_SECONDS_MAX
+        if row.owner is None or row.owner == self._runtime.owner or row.expires_at is None:
+            return 0.0
+        return _seconds(row.now, row.expires_at)
+
+    def _checkpoints(self) -> Select[Any]:
+        subscribers, checkpoints = self._runtime.database.tables.subscribers, self._runtime.database.tables.checkpoints
+        return (
+            select(
+                checkpoints.c.subscriber,
+                checkpoints.c.partition,
+                checkpoints.c.epoch,
+                checkpoints.c.owner,
+                checkpoints.c.expires_at,
+                subscribers.c.state,
+                database_now().label("now"),
+            )
+            .join(subscribers, subscribers.c.name == checkpoints.c.subscriber)
+            .where(checkpoints.c.subscriber.in_(self._names()))
+        )
+
+    def _due_entries(self) -> Select[Any]:
+        """The time of the next attempt, by partition."""
+        failures = self._runtime.database.tables.failures
+        return (
+            select(
+                failures.c.subscriber,
+                failures.c.partition,
+                func.min(failures.c.next_attempt_at).label("next_attempt_at"),
+                database_now().label("now"),
+            )
+            .where(
+                failures.c.subscriber.in_(self._names()),
+                failures.c.state == EntryState.RETRYING,
+                failures.c.next_attempt_at.is_not(None),
+            )
+            .group_by(failures.c.subscriber, failures.c.partition)
+        )
+
+    def _names(self) -> list[str]:
+        return [place.partition.subscriber.name for place in self._places]
+
+    def _place(self, partition: Partition) -> _Place:
+        return next(place for place in self._places if place.partition is partition)
+
+
+def _seconds(now: datetime, then: datetime) -> float:
+    return (then - now).total_seconds()
