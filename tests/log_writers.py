@@ -3,20 +3,21 @@
 Each writer has a connection of its own and does, in a random order, everything that puts events into the log: library
 appends of one and of many, in transactions of their own and of the caller, plain INSERTs, COPY, savepoints and
 transactions that are rolled back, with random pauses within transactions and before commits. Each notes what it
-committed; the follower reads as a subscriber does, from the last position it saw.
+committed; the follower reads as a subscriber does, from the last position it saw, or as it is told to.
 """
 
 import contextlib
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from eventlog.events import Event
+from eventlog.events import Event, Recorded
 from eventlog.ids import new_id
 from eventlog.log import EventLog
 from tests.log_support import THREAD_SECONDS_MAX, engine_of, opened
@@ -24,6 +25,12 @@ from tests.log_support import THREAD_SECONDS_MAX, engine_of, opened
 PAUSE_SECONDS_MAX = 0.02
 PAUSE_PROBABILITY = 0.15
 SHARED_STREAMS = 5
+RACE_ENDED = "race.ended"
+"""The type of the last event of a race; a follower that waits for events stops at it."""
+
+Follow = Callable[[EventLog, Callable[[Recorded[Any]], None]], None]
+"""Hands every event of a log over, up to one of type RACE_ENDED."""
+
 _NAMES = "(id, stream, version, type, data)"
 
 
@@ -42,11 +49,11 @@ class Race:
         return self.committed - set(self.seen)
 
 
-def run_race(url: str, *, writers: int, seconds: float, seed: int) -> Race:
+def run_race(url: str, *, writers: int, seconds: float, seed: int, follow: Follow | None = None) -> Race:
     """Let writers write for so long while a follower reads; return when it has read all it will ever read."""
     stop = threading.Event()
     workers = [_Writer(url=url, number=number, random=random.Random(f"{seed} {number}")) for number in range(writers)]
-    follower = _Follower(url=url)
+    follower = _Follower(url=url, follow=follow)
     threads = [threading.Thread(target=worker.run, args=[stop], daemon=True) for worker in workers]
     following = threading.Thread(target=follower.run, daemon=True)
     following.start()
@@ -56,6 +63,8 @@ def run_race(url: str, *, writers: int, seconds: float, seed: int) -> Race:
     stop.set()
     for thread in threads:
         thread.join(THREAD_SECONDS_MAX)
+    with opened(url) as log:
+        log.append(Event({}, type=RACE_ENDED, stream="race"))
     follower.all_is_written.set()
     following.join(THREAD_SECONDS_MAX)
     failures = [*follower.failures, *[failure for worker in workers for failure in worker.failures]]
@@ -73,6 +82,7 @@ def run_race(url: str, *, writers: int, seconds: float, seed: int) -> Race:
 @dataclass(slots=True, kw_only=True)
 class _Follower:
     url: str
+    follow: Follow | None
     all_is_written: threading.Event = field(default_factory=threading.Event)
     seen: list[tuple[UUID, int]] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
@@ -80,6 +90,9 @@ class _Follower:
     def run(self) -> None:
         try:
             with opened(self.url) as log:
+                if self.follow is not None:
+                    self.follow(log, self._note)
+                    return
                 last = self._read(log, after=0)
                 while not self.all_is_written.is_set():
                     last = self._read(log, after=last)
@@ -89,9 +102,13 @@ class _Follower:
 
     def _read(self, log: EventLog, *, after: int) -> int:
         for recorded in log.read(after=after):
-            self.seen.append((recorded.id, recorded.position))
+            self._note(recorded)
             after = recorded.position
         return after
+
+    def _note(self, recorded: Recorded[Any]) -> None:
+        if recorded.type != RACE_ENDED:
+            self.seen.append((recorded.id, recorded.position))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -107,10 +107,16 @@ def test_an_append_to_the_stream_of_a_decision_waits_before_it_holds_what_the_de
     log: EventLog, first: Connection
 ) -> None:
     """The usual case: the course is tag and stream. Inserted first and locked then, the append would hold version 1 of
-    the stream and wait for the tag, the decision hold the tag and wait for the version: a deadlock.
+    the stream and wait for the tag, the decision hold the tag and wait for the version: a deadlock. In the caller's
+    transaction, where it would be told and not be resolved by another try.
     """
+
+    def write() -> None:
+        with log.engine.begin() as connection:
+            log.append(tagged("course:1", stream="course-1"), tx=connection)
+
     decide(log, "course:1", tx=first)
-    writer = Background(lambda: log.append(tagged("course:1", stream="course-1")))
+    writer = Background(write)
     wait_for_waiters(log)
     log.append(note("decided", stream="course-1"), tx=first)
     first.commit()
