@@ -265,7 +265,8 @@ def connection_of(transaction: Transaction) -> Connection:
         return transaction
     raise UsageError(
         f"tx is a {type(transaction).__qualname__}",
-        remedy="hand over the SQLAlchemy Session or Connection whose transaction the events belong to",
+        remedy="hand over the SQLAlchemy Session or Connection whose transaction the events belong to;"
+        " append_async takes an AsyncSession or AsyncConnection",
     )
 
 

@@ -256,7 +256,10 @@ class EventLog:
                 idle_seconds = min(POLL_SECONDS_MAX, idle_seconds * 2)
             else:
                 idle_seconds = POLL_SECONDS_MIN
-                yield from map(decode, page)
+                for stored in page:
+                    if stop.is_set():
+                        return
+                    yield decode(stored)
 
     @contextmanager
     def _reader(self) -> Iterator[Connection]:

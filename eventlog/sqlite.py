@@ -32,7 +32,7 @@ from eventlog.errors import (
 from eventlog.events import StoredEvent
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
-from eventlog.query import PageQuery, Query
+from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
 from eventlog.schema.timestamps import sqlite_text
 from eventlog.sqlite_doorbell import Commits, SqliteBell
@@ -135,6 +135,12 @@ class SqliteDatabase:
         self, connection: Connection, pending: Sequence[PendingEvent], conditions: Sequence[Query]
     ) -> list[RecordedSince]:
         """There is one writer at a time, and the transaction is it: no lock is needed."""
+        head = self.head(connection)
+        beyond = max(query.after for query in conditions)
+        if beyond > head:
+            raise UsageError(
+                f"a condition after position {beyond}, beyond the end of the log at {head}", remedy=AFTER_REMEDY
+            )
         also = f"exists (select 1 from {self._event_tags} as o where o.tag = value and o.position = f.position)"
         question = (
             f"select type, max(position) from {self._event_tags} as f where tag = ? and position > ?"
