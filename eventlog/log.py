@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.engine import URL
 
 from eventlog.appending import Appender
 from eventlog.clock import SystemClock
@@ -40,11 +41,12 @@ POLL_SECONDS_MAX = 0.25
 class EventLog:
     """An append-only log of events in one database.
 
-    `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine for one (psycopg 3, sqlite3). Nothing is
-    connected until the first call.
+    `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine for one (psycopg 3, sqlite3). The URL may be
+    that of an async engine (`async_engine.url`): the log then has an engine of its own beside it. Nothing is connected
+    until the first call. Raises `UsageError`.
     """
 
-    def __init__(self, url_or_engine: str | Engine, *, schema: str = DEFAULT_SCHEMA) -> None:
+    def __init__(self, url_or_engine: str | URL | Engine, *, schema: str = DEFAULT_SCHEMA) -> None:
         self.database: Database = open_database(url_or_engine, schema=schema)
         self._schema_checked = False
         self._appender = Appender(self.database, lend=self._reader, check=self.check)
@@ -175,6 +177,12 @@ class EventLog:
         looks again every 5 to 250 ms, one cheap query each; the iteration ends when `stop` is set. A database error is
         raised, and ends it too.
         """
+        return map(decode, self.follow_stored(after=after, stop=stop, **filters))
+
+    def follow_stored(
+        self, *, after: int = 0, stop: threading.Event | None = None, **filters: Unpack[Filters]
+    ) -> Iterator[StoredEvent]:
+        """Read events as they come, data and metadata still JSON text: `follow` without decoding."""
         following = self._following(after, filters)
         return self._each_until(following, threading.Event() if stop is None else stop)
 
@@ -239,7 +247,7 @@ class EventLog:
 
     def _each_until(
         self, following: Iterator[list[StoredEvent] | None], stop: threading.Event
-    ) -> Iterator[Recorded[Any]]:
+    ) -> Iterator[StoredEvent]:
         clock = SystemClock()
         idle_seconds = POLL_SECONDS_MIN
         while not stop.is_set():
@@ -249,7 +257,7 @@ class EventLog:
                 idle_seconds = min(POLL_SECONDS_MAX, idle_seconds * 2)
             else:
                 idle_seconds = POLL_SECONDS_MIN
-                yield from map(decode, page)
+                yield from page
 
     @contextmanager
     def _reader(self) -> Iterator[Connection]:
