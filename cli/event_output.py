@@ -22,7 +22,12 @@ _TO_STREAM = len("POSITION  2026-01-31T09:30:00Z  ")
 
 def json_line(event: StoredEvent) -> str:
     """Write a `Recorded` as JSON, its data number for number and key for key as it is stored."""
-    recorded = Recorded(
+    return msgspec.json.encode(recorded(event)).decode()
+
+
+def recorded(event: StoredEvent) -> Recorded[object]:
+    """Make a `Recorded` that is written as JSON with its data and metadata as they are stored."""
+    return Recorded(
         position=event.position,
         id=event.id,
         stream=event.stream,
@@ -34,7 +39,6 @@ def json_line(event: StoredEvent) -> str:
         recorded_at=event.recorded_at,
         tags=event.tags,
     )
-    return msgspec.json.encode(recorded).decode()
 
 
 def table_lines(events: Iterable[StoredEvent], *, measured: int = ROWS_MEASURED) -> Iterator[str]:

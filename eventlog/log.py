@@ -191,7 +191,11 @@ class EventLog:
         return _each_async(self._following(after, filters))
 
     def get(self, position_or_id: int | UUID) -> Recorded[Any]:
-        """Read one event by its position or its id. Raises `UnknownEventError`."""
+        """Read one event by its position or its id. Raises `UnknownEventError`, `UndecodableEventError`."""
+        return decode(self.get_stored(position_or_id))
+
+    def get_stored(self, position_or_id: int | UUID) -> StoredEvent:
+        """Read one event as it is stored, data and metadata still JSON text: `get` without decoding."""
         if isinstance(position_or_id, bool) or not isinstance(position_or_id, int | UUID):
             raise UsageError(
                 f"{position_or_id!r} is neither a position nor an id", remedy="give an int, or a uuid.UUID"
@@ -208,7 +212,7 @@ class EventLog:
                 f"no event {position_or_id} is recorded",
                 remedy="positions may have holes, and an event appears when its transaction commits",
             )
-        return decode(found)
+        return found
 
     def head(self) -> int:
         """Return the highest position allocated so far, 0 for an empty log. It may belong to an open transaction."""
