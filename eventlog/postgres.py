@@ -22,6 +22,7 @@ import msgspec
 import psycopg
 from psycopg import pq
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
@@ -103,7 +104,7 @@ _PASSING_STATES = frozenset({"40001", "40P01", "25P03", "55P03"})
 class PostgresDatabase:
     """One log in one PostgreSQL database, in a schema of its own."""
 
-    def __init__(self, url_or_engine: str | Engine, *, schema: str) -> None:
+    def __init__(self, url_or_engine: str | URL | Engine, *, schema: str) -> None:
         self._pooler = Pooler()
         self.engine = _engine(url_or_engine, self._pooler)
         self.schema = schema
@@ -355,7 +356,7 @@ def _driver_errors(connection: Connection, *, sql: str | None) -> Iterator[None]
         ) from error
 
 
-def _engine(url_or_engine: str | Engine, pooler: Pooler) -> Engine:
+def _engine(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:
     if isinstance(url_or_engine, Engine):
         if url_or_engine.dialect.driver != "psycopg":
             raise UsageError(
@@ -364,7 +365,7 @@ def _engine(url_or_engine: str | Engine, pooler: Pooler) -> Engine:
             )
         return url_or_engine
     url = make_url(url_or_engine)
-    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
+    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg_async"):
         raise UsageError(f"{url.drivername} is not spoken here", remedy="use postgresql:// (psycopg 3)")
     defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "eventlog"}
     engine = create_engine(

@@ -51,7 +51,7 @@ _PREPARED = "eventlog_begins_immediate"
 class SqliteDatabase:
     """One log in one SQLite file."""
 
-    def __init__(self, url_or_engine: str | Engine, *, schema: str) -> None:
+    def __init__(self, url_or_engine: str | URL | Engine, *, schema: str) -> None:
         self.engine = _engine(url_or_engine)
         self.schema = schema
         self.tables = tables(dialect="sqlite", schema=schema)
@@ -294,7 +294,7 @@ def prepare(engine: E) -> E:
     return engine
 
 
-def _engine(url_or_engine: str | Engine) -> Engine:
+def _engine(url_or_engine: str | URL | Engine) -> Engine:
     if isinstance(url_or_engine, Engine):
         if url_or_engine.dialect.driver != "pysqlite":
             raise UsageError(
@@ -304,10 +304,10 @@ def _engine(url_or_engine: str | Engine) -> Engine:
         _refuse_memory(url_or_engine.url)
         return url_or_engine
     url = make_url(url_or_engine)
-    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+    if url.drivername not in ("sqlite", "sqlite+pysqlite", "sqlite+aiosqlite"):
         raise UsageError(f"{url.drivername} is not spoken here", remedy="use sqlite:///file.db")
     _refuse_memory(url)
-    return prepare(create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}))
+    return prepare(create_engine(url.set(drivername="sqlite"), connect_args={"timeout": BUSY_TIMEOUT_SECONDS}))
 
 
 def _refuse_memory(url: URL) -> None:
