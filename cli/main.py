@@ -38,6 +38,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "rewind": ("move_commands:rewind", "Move a subscriber back, so that events are delivered again."),
         "undo": ("move_commands:undo", "Take a rewind back."),
     },
+    "Event types": {
+        "types": ("types_commands:types", "List the event types, their versions and counts."),
+    },
     "To begin with": {
         "demo": ("demo.command:demo", "See it all on a week of real flights out of New York."),
     },
