@@ -205,7 +205,7 @@ class PostgresDatabase:
         return Look(head=head, high_water_mark=mark, in_flight=in_flight)
 
     def bell_maker(self, listen_url: str | None) -> Callable[[], Bell]:
-        engine = self.engine if listen_url is None else _engine(listen_url)
+        engine = self.engine if listen_url is None else _engine(listen_url, Pooler())
         return lambda: PostgresBell(engine, schema=self.schema, notify=self._notify)
 
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:

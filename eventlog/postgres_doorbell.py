@@ -7,7 +7,7 @@ many writers would queue at. The connection commits every statement at once; a L
 A pooler between us and the server takes LISTEN without a word, and nothing ever comes through. So the connection is
 tested before it is relied on: a notification is sent on ANOTHER connection, and must arrive. One that is sent on the
 listening connection comes back through the pooler together with the answer, and proves nothing. Only then is the lock
-taken: what a pooler is made to hold stays held by whoever gets its connection next.
+taken, and anything set: what a pooler's connection is made to hold stays with whoever is lent it next.
 
 A listener that is frozen, or gone without a word, would keep the server's queue of notifications from being emptied,
 so the server gives the connection up when nothing is acknowledged for a while; and so do we.
@@ -80,6 +80,7 @@ class PostgresBell:
         try:
             self._connect(engine)
             self._test(notify)
+            self._settle_down()
         except BaseException:
             self.close()
             raise
@@ -120,10 +121,7 @@ class PostgresBell:
             driver.autocommit = True
             driver.prepare_threshold = None
             driver.add_notify_handler(self._on_notification)
-            settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items())
-            driver.execute(f"select {settings}")
             driver.execute(f"listen {self._channel}")
-            _set_socket_options(driver.fileno())
             self._nudge.watch(driver.fileno())
 
     def _test(self, notify: Callable[[str, str], None]) -> None:
@@ -144,6 +142,14 @@ class PostgresBell:
                 )
             self._nudge.wait(left)
             self._receive()
+
+    def _settle_down(self) -> None:
+        """Make the session fit to last; not before the test, or a pooler's connections would be given our settings."""
+        settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items())
+        with self._as_ours():
+            assert self._driver is not None
+            self._driver.execute(f"select {settings}")
+            _set_socket_options(self._driver.fileno())
 
     def _receive(self) -> None:
         with self._as_ours():

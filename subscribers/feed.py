@@ -9,11 +9,7 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-<<<<<<< HEAD
-=======
 from eventlog.bell import Look
-from eventlog.database import PageQuery
->>>>>>> 42c85e0 (A doorbell: workers sleep until an append or an operation wakes them)
 from eventlog.event_types import decode, is_immutable
 from eventlog.events import Recorded, StoredEvent
 from eventlog.log import EventLog
