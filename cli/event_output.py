@@ -3,30 +3,31 @@
 Nothing is decoded as a class: what is stored is shown. Neither form holds more of the log in memory than a page.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import tee
 
 import msgspec
 
-from eventlog.cli.output import Column, is_terminal, moment, number, plain_lines, printable, width
+from eventlog.cli.output import ROWS_MEASURED, Column, is_terminal, moment, number, plain_lines, printable, width
 from eventlog.events import Recorded, StoredEvent
 
 DATA_CHARACTERS_MIN = 24
 """Data gets a line of its own where a terminal leaves it less than this."""
 
-_COLUMNS = (
-    Column(title="position", right=True),
-    Column(title="recorded"),
-    Column(title="stream"),
-    Column(title="type"),
-    Column(title="data"),
-)
+_TITLES = ("recorded", "stream", "type", "data")
+_COLUMNS = (Column(title="position", right=True), *(Column(title=title) for title in _TITLES))
+_UNMEASURED = (Column(title="position", right=True), *(Column(title=title, width_min=20) for title in _TITLES))
 _TO_STREAM = len("POSITION  2026-01-31T09:30:00Z  ")
 
 
 def json_line(event: StoredEvent) -> str:
     """Write a `Recorded` as JSON, its data number for number and key for key as it is stored."""
-    recorded = Recorded(
+    return msgspec.json.encode(recorded(event)).decode()
+
+
+def recorded(event: StoredEvent) -> Recorded[object]:
+    """Make a `Recorded` that is written as JSON with its data and metadata as they are stored."""
+    return Recorded(
         position=event.position,
         id=event.id,
         stream=event.stream,
@@ -38,32 +39,41 @@ def json_line(event: StoredEvent) -> str:
         recorded_at=event.recorded_at,
         tags=event.tags,
     )
-    return msgspec.json.encode(recorded).decode()
 
 
-def table_lines(events: Iterable[StoredEvent]) -> Iterator[str]:
-    """Set events in a table, the titles first: whole in a pipe, cut to the width of a terminal."""
+def table_lines(events: Iterable[StoredEvent], *, measured: int = ROWS_MEASURED) -> Iterator[str]:
+    """Set events in a table, the titles first: whole in a pipe, cut to the width of a terminal.
+
+    The first `measured` events are waited for, to see how wide the columns must be.
+    """
     if is_terminal():
-        yield from _fitted(events, width())
+        yield from _fitted(events, width(), measured=measured)
         return
-    yield from plain_lines(_COLUMNS, ((*_place(one), printable(one.data)) for one in events))
+    yield from plain_lines(
+        _columns(measured), ((*_place(one), printable(one.data)) for one in events), measured=measured
+    )
 
 
-def _fitted(events: Iterable[StoredEvent], room: int) -> Iterator[str]:
+def _fitted(events: Iterable[StoredEvent], room: int, *, measured: int) -> Iterator[str]:
     names = max(20, room - _TO_STREAM - 2)
     to_place, to_show = tee(events)
     places = ((*_place(one, stream_max=names * 6 // 11, type_max=names * 5 // 11), "") for one in to_place)
-    lines = plain_lines(_COLUMNS, places)
+    lines = plain_lines(_columns(measured), places, measured=measured)
     header = next(lines)
     data_at = header.index("DATA")
     beside = room - data_at >= DATA_CHARACTERS_MIN
-    yield header if beside else header[:data_at].rstrip()
+    yield _cut(header if beside else header[:data_at].rstrip(), room)
     for line, event in zip(lines, to_show, strict=True):
+        data = printable(event.data)
         if beside:
-            yield _cut(f"{line.ljust(data_at)}{printable(event.data)}", room)
+            data_at = max(data_at, len(line) + 2)
+            yield _cut(f"{line.ljust(data_at)}{data}", room)
         else:
-            yield line
-            yield _cut(f"    {printable(event.data)}", room)
+            yield f"{_cut(line, room)}\n{_cut(f'    {data}', room)}"
+
+
+def _columns(measured: int) -> Sequence[Column]:
+    return _COLUMNS if measured else _UNMEASURED
 
 
 def _place(event: StoredEvent, *, stream_max: int = 0, type_max: int = 0) -> tuple[str, str, str, str]:

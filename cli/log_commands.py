@@ -1,4 +1,4 @@
-"""`init`, `append`, `read`: the log itself, without any subscriber."""
+"""`init`, `append`, `read`: the log itself, without any subscriber. One event in full is in `show_command.py`."""
 
 import sys
 from collections.abc import Iterable
@@ -7,14 +7,18 @@ from typing import Any
 import click
 
 from eventlog.cli.event_output import json_line, table_lines
+from eventlog.cli.following import follow
 from eventlog.cli.opening import database_errors, named_log, opened_log
 from eventlog.cli.options import Position, shared_options
 from eventlog.cli.output import Column, counted, number, say, show, show_items, show_json, show_table
 from eventlog.cli.parsing import event_id, expected_version, json_lines, json_value, pairs
+from eventlog.cli.parsing import since as moment_of
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.database import initialise
 from eventlog.errors import UsageError
 from eventlog.events import Event, Recorded, StoredEvent
+from eventlog.query import Query
+from eventlog.reading import Filters
 from eventlog.schema.migrate import SchemaState
 
 EVENTS_MAX = 100_000
@@ -52,6 +56,23 @@ def init() -> None:
 @click.option("--expected", default="any", show_default=True, help="The stream's version, 'none' or 'any'.")
 @click.option("--id", "id_given", metavar="UUID", help="The event's id; appending it again changes nothing.")
 @click.option("--metadata", metavar="KEY=TEXT|KEY:=JSON", multiple=True, help="One field of the metadata.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="A tag of the event; may be given several times.")
+@click.option(
+    "--unless-tag",
+    "unless_tags",
+    metavar="TAG",
+    multiple=True,
+    help="Refuse if an event with this tag (and every other one given so) is recorded.",
+)
+@click.option(
+    "--unless-type", "unless_types", metavar="PATTERN", multiple=True, help="Refuse only because of events of a type."
+)
+@click.option(
+    "--unless-after",
+    metavar="POSITION",
+    type=Position(min=0),
+    help="Refuse only because of events after this position.",
+)
 @shared_options
 def append(
     *,
@@ -62,15 +83,21 @@ def append(
     expected: str,
     id_given: str | None,
     metadata: tuple[str, ...],
+    tags: tuple[str, ...],
+    unless_tags: tuple[str, ...],
+    unless_types: tuple[str, ...],
+    unless_after: int | None,
 ) -> None:
     """Append events to a stream.
 
-    All of them are recorded, or none. The id of an event makes it safe to append it again.
+    All of them are recorded, or none. The id of an event makes it safe to append it again. A condition (--unless-tag)
+    makes it the only one of its kind, or refuses it when the log has moved on since you looked.
 
     \b
       eventlog append order.placed -s order-42 -d customer=ada -d total:=19.5
       eventlog append order.paid -s order-42 --expected 1 --data '{"by": "card"}'
       jq -c '.[]' rows.json | eventlog append row.read -s import --data -
+      eventlog append seat.taken -s seat-7 --tag seat:7 --unless-tag seat:7
     """
     settings = read_settings()
     version = expected_version(expected)
@@ -80,8 +107,9 @@ def append(
     if with_id is not None and len(values) != 1:
         raise UsageError(f"--id is given for {len(values)} events", remedy="append one event with an id at a time")
     events = [Event(value, type=type_name, id=with_id) for value in values]
+    unless = _condition(unless_tags, unless_types, unless_after)
     with opened_log(settings) as log:
-        recorded = log.append(*events, stream=stream, expected=version, metadata=about)
+        recorded = log.append(*events, stream=stream, expected=version, metadata=about, tags=tags, unless=unless)
     _show_appended(recorded, settings)
 
 
@@ -93,38 +121,84 @@ def append(
 @click.option("--until", metavar="POSITION", type=Position(min=0), help="Only events up to this position, and with it.")
 @click.option("-t", "--type", "types", metavar="PATTERN", multiple=True, help="Only these types: flight.*, flight.**")
 @click.option("-s", "--stream", help="Only events of this stream.")
+@click.option("--stream-prefix", metavar="TEXT", help="Only events of streams whose name begins so.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only events that carry this tag; given twice, both.")
+@click.option("--since", metavar="TIME", help="Only events recorded then or later: 2h, or an ISO time.")
+@click.option("--before", metavar="TIME", help="Only events recorded before then.")
+@click.option("--backwards", is_flag=True, help="The last ones first.")
 @click.option("-n", "--limit", metavar="COUNT", type=click.IntRange(min=0), help="At most so many events.")
+@click.option("-f", "--follow", "follows", is_flag=True, help="Go on with events as they come, until ^C.")
 @shared_options
 def read(
     *,
     after: int | None,
     from_position: int | None,
     until: int | None,
+    backwards: bool,
+    limit: int | None,
+    follows: bool,
     types: tuple[str, ...],
     stream: str | None,
-    limit: int | None,
+    stream_prefix: str | None,
+    tags: tuple[str, ...],
+    since: str | None,
+    before: str | None,
 ) -> None:
     """Read events in the order of the log.
 
     They are shown as they were recorded, in JSON one event a line. No event is decoded as a class, so the ones your
     code cannot read are shown as well.
 
+    --follow shows the last events that are there, and then each one as it comes. There, -n is how many to begin with:
+    10, or all of them where --after, --from or --since says where to begin.
+
     \b
       eventlog read --type 'order.*' --limit 20
       eventlog read --stream order-42 --output jsonl | jq .data
+      eventlog read --tag customer:ada --since 2h --backwards
+      eventlog read --follow --from 4711 --output jsonl
     """
     if after is not None and from_position is not None:
         raise UsageError("--after and --from both say where to begin", remedy="give one; --from 5 is --after 4")
-    begin = from_position - 1 if from_position is not None else after or 0
+    begin = from_position - 1 if from_position is not None else after
     settings = read_settings()
+    filters = Filters(
+        types=types,
+        stream=stream,
+        stream_prefix=stream_prefix,
+        tags=tags,
+        since=None if since is None else moment_of(since),
+        before=None if before is None else moment_of(before),
+    )
+    if follows:
+        _refuse_an_end(until=until, before=before, backwards=backwards)
+        with opened_log(settings) as log:
+            follow(log, after=begin, last=limit, as_json=settings.json, **filters)
+        return
     with opened_log(settings) as log:
         # Undecoded on purpose: what is stored is shown, whatever classes an app has declared in this process.
-        events = log.read_stored(after=begin, until=until, types=types, stream=stream, limit=limit)
+        events = log.read_stored(after=begin or 0, until=until, limit=limit, backwards=backwards, **filters)
         if settings.json:
             for event in events:
                 show(json_line(event))
         else:
             _show_events(events)
+
+
+def _condition(tags: tuple[str, ...], types: tuple[str, ...], after: int | None) -> tuple[Query, ...]:
+    if tags:
+        return (Query(tags=tags, types=types, after=after or 0),)
+    if types or after is not None:
+        raise UsageError(
+            "a condition names no tag", remedy="give --unless-tag as well: conditions are looked up by tags"
+        )
+    return ()
+
+
+def _refuse_an_end(*, until: int | None, before: str | None, backwards: bool) -> None:
+    given = {"--until": until is not None, "--before": before is not None, "--backwards": backwards}
+    for option in (name for name, there in given.items() if there):
+        raise UsageError(f"--follow and {option} contradict each other", remedy="following goes on, and has no end")
 
 
 def _data(pairs_given: tuple[str, ...], data: str | None) -> list[Any]:

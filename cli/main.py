@@ -21,6 +21,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "append": ("log_commands:append", "Append events to a stream."),
         "read": ("log_commands:read", "Read events in the order of the log."),
         "schema": ("schema_commands:schema", "Tell or write down at which revision the tables are."),
+        "show": ("show_command:show_event", "Show one event in full, and what belongs to it."),
     },
     "Subscribers": {
         "status": ("subscriber_commands:status", "Show how far everything is, and what failed."),
@@ -36,6 +37,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Replay": {
         "rewind": ("move_commands:rewind", "Move a subscriber back, so that events are delivered again."),
         "undo": ("move_commands:undo", "Take a rewind back."),
+    },
+    "Event types": {
+        "types": ("types_commands:types", "List the event types, their versions and counts."),
     },
     "To begin with": {
         "demo": ("demo.command:demo", "See it all on a week of real flights out of New York."),

@@ -5,18 +5,17 @@ not written at all is settled later, from the environment and the settings files
 environment variable never overrules a flag given on the other side of the command's name.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from eventlog.cli.output import Format
+from eventlog.cli.parsing import GROUPED
 
 C = TypeVar("C", bound=Callable[..., Any])
 
 _FLAGS = "eventlog.flags"
-_GROUPED = re.compile(r"\d{1,3}(,\d{3})+")
 
 
 class Position(click.IntRange):
@@ -25,7 +24,7 @@ class Position(click.IntRange):
     name = "position"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        plain: Any = value.replace(",", "") if isinstance(value, str) and _GROUPED.fullmatch(value) else value
+        plain: Any = value.replace(",", "") if isinstance(value, str) and GROUPED.fullmatch(value) else value
         return super().convert(plain, param, ctx)
 
 

@@ -30,11 +30,15 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a table: numbers stand on the right; `wraps` may be broken over lines on a narrow terminal."""
+    """A column of a table: numbers stand on the right; `wraps` may be broken over lines on a narrow terminal.
+
+    `width_min` is how wide it begins where it is printed as rows come.
+    """
 
     title: str
     right: bool = False
     wraps: bool = False
+    width_min: int = 0
 
 
 def say(message: str = "") -> None:
@@ -76,18 +80,30 @@ def show_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None
         show(line)
 
 
-def plain_lines(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Set rows in columns, line by line; the first rows decide the widths, so a stream is not held in memory."""
+def plain_lines(
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], *, measured: int = ROWS_MEASURED
+) -> Iterator[str]:
+    """Set rows in columns, line by line, no more of them held in memory than the first ones, which are measured.
+
+    They decide how wide the columns are; one that a later row does not fit into grows.
+    """
     coming = iter(rows)
-    first = list(islice(coming, ROWS_MEASURED))
+    first = list(islice(coming, measured))
     titles = [column.title.upper() for column in columns]
-    widths = [max(len(row[place]) for row in (titles, *first)) for place in range(len(columns))]
+    widths = [column.width_min for column in columns]
+    for row in (titles, *first):
+        widths = _grown(widths, row)
     for row in chain([titles], first, coming):
+        widths = _grown(widths, row)
         cells = (
             cell.rjust(width) if column.right else cell.ljust(width)
             for column, width, cell in zip(columns, widths, row, strict=True)
         )
         yield "  ".join(cells).rstrip()
+
+
+def _grown(widths: Sequence[int], row: Sequence[str]) -> list[int]:
+    return [max(width, len(cell)) for width, cell in zip(widths, row, strict=True)]
 
 
 def is_terminal() -> bool:

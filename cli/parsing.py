@@ -11,6 +11,9 @@ import msgspec
 from eventlog.clock import utc_now
 from eventlog.errors import UsageError
 
+GROUPED = re.compile(r"\d{1,3}(,\d{3})+")
+"""A number as our tables print it."""
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -65,6 +68,17 @@ def event_id(text: str | None) -> UUID | None:
     except ValueError:
         raise UsageError(
             f"--id {text!r} is not a UUID", remedy="give one, or leave --id out to have one made"
+        ) from None
+
+
+def event_place(text: str) -> int | UUID:
+    """Read a position, 1234 or 1,234, or an event's id. Raises `UsageError`."""
+    plain = text.replace(",", "") if GROUPED.fullmatch(text) else text
+    try:
+        return int(plain) if plain.isdecimal() else UUID(text)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is neither a position nor an id", remedy="give the number of its position, or its UUID"
         ) from None
 
 

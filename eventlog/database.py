@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
@@ -177,7 +178,7 @@ class Database(Protocol):
         ...
 
 
-def open_database(url_or_engine: str | Engine, *, schema: str) -> Database:
+def open_database(url_or_engine: str | URL | Engine, *, schema: str) -> Database:
     """Choose the database a URL or an engine means. Nothing is connected yet. Raises `UsageError`."""
     try:
         check_schema_name(schema)
@@ -265,13 +266,19 @@ def connection_of(transaction: Transaction) -> Connection:
         return transaction
     raise UsageError(
         f"tx is a {type(transaction).__qualname__}",
-        remedy="hand over the SQLAlchemy Session or Connection whose transaction the events belong to",
+        remedy="hand over the SQLAlchemy Session or Connection whose transaction the events belong to;"
+        " append_async takes an AsyncSession or AsyncConnection",
     )
 
 
-def _dialect(url_or_engine: str | Engine) -> str:
+def _dialect(url_or_engine: str | URL | Engine) -> str:
     if isinstance(url_or_engine, Engine):
         return url_or_engine.dialect.name
+    if hasattr(url_or_engine, "sync_engine"):
+        raise UsageError(
+            "the log cannot work on an AsyncEngine: workers and reads are plain functions",
+            remedy="give its URL, App(async_engine.url), and hand its sessions to append_async(..., tx=session)",
+        )
     name = make_url(url_or_engine).get_backend_name()
     return "postgresql" if name == "postgres" else name
 

@@ -28,16 +28,34 @@ _DOCUMENTATION = ("title", "description", "examples", "deprecated")
 def exact_schema(data_class: type[msgspec.Struct]) -> Schema:
     """Make the schema of a class, all it refers to under `$defs`. Raises `DeclarationError` for what has none."""
     classes = _named_classes(inspect.type_info(data_class))
-    try:
-        references, components = msgspec.json.schema_components([one.cls for one in classes])
-    except TypeError as error:
-        raise DeclarationError(
-            f"{data_class.__qualname__} has no JSON Schema: {str(error).strip().splitlines()[-1]}",
-            remedy="give events fields of types that msgspec knows: numbers, text, dates, lists, dicts, Structs",
-        ) from error
+    references, components = documented_schemas([one.cls for one in classes], ref_template=f"{_DEFS}{{name}}")
     for one, reference in zip(classes, references, strict=True):
         _complete_class(components[reference["$ref"].removeprefix(_DEFS)], one)
     return {**references[0], "$defs": {name: _undocumented(one) for name, one in sorted(components.items())}}
+
+
+def documented_schemas(classes: Iterable[type], *, ref_template: str) -> tuple[tuple[Schema, ...], dict[str, Schema]]:
+    """Make the schemas of classes as msgspec makes them, with their documentation; and of all they refer to, by name.
+
+    Raises `DeclarationError` for a class that has none.
+    """
+    listed = list(classes)
+    try:
+        return msgspec.json.schema_components(listed, ref_template=ref_template)
+    except TypeError as error:
+        names = ", ".join(one.__qualname__ for one in listed if not _has_schema(one))
+        raise DeclarationError(
+            f"{names} has no JSON Schema: {str(error).strip().splitlines()[-1]}",
+            remedy="give events fields of types that msgspec knows: numbers, text, dates, lists, dicts, Structs",
+        ) from error
+
+
+def _has_schema(data_class: type) -> bool:
+    try:
+        msgspec.json.schema(data_class)
+    except TypeError:
+        return False
+    return True
 
 
 def _named_classes(info: inspect.Type) -> list[Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.engine import URL
 
 from eventlog.appending import Appender
 from eventlog.clock import SystemClock
@@ -41,13 +42,14 @@ POLL_SECONDS_MAX = 0.25
 class EventLog:
     """An append-only log of events in one database.
 
-    `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine for one (psycopg 3, sqlite3). Nothing is
-    connected until the first call. `listen_url` is the way to the same database that whoever waits for events listens
-    on, where the log's own does not let notifications through (a pooler). `doorbell` is where they wait.
+    `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine for one (psycopg 3, sqlite3). The URL may be
+    that of an async engine (`async_engine.url`): the log then has an engine of its own beside it. Nothing is connected
+    until the first call. `listen_url` is the way to the same database that whoever waits for events listens on, where
+    the log's own does not let notifications through (a pooler). `doorbell` is where they wait. Raises `UsageError`.
     """
 
     def __init__(
-        self, url_or_engine: str | Engine, *, schema: str = DEFAULT_SCHEMA, listen_url: str | None = None
+        self, url_or_engine: str | URL | Engine, *, schema: str = DEFAULT_SCHEMA, listen_url: str | None = None
     ) -> None:
         self.database: Database = open_database(url_or_engine, schema=schema)
         self.doorbell = Doorbell(self.database, listen_url=listen_url)
@@ -183,6 +185,12 @@ class EventLog:
         looks again every 5 to 250 ms, one cheap query each; the iteration ends when `stop` is set. A database error is
         raised, and ends it too.
         """
+        return map(decode, self.follow_stored(after=after, stop=stop, **filters))
+
+    def follow_stored(
+        self, *, after: int = 0, stop: threading.Event | None = None, **filters: Unpack[Filters]
+    ) -> Iterator[StoredEvent]:
+        """Read events as they come, data and metadata still JSON text: `follow` without decoding."""
         following = self._following(after, filters)
         return self._each_until(following, threading.Event() if stop is None else stop)
 
@@ -191,7 +199,11 @@ class EventLog:
         return _each_async(self._following(after, filters))
 
     def get(self, position_or_id: int | UUID) -> Recorded[Any]:
-        """Read one event by its position or its id. Raises `UnknownEventError`."""
+        """Read one event by its position or its id. Raises `UnknownEventError`, `UndecodableEventError`."""
+        return decode(self.get_stored(position_or_id))
+
+    def get_stored(self, position_or_id: int | UUID) -> StoredEvent:
+        """Read one event as it is stored, data and metadata still JSON text: `get` without decoding."""
         if isinstance(position_or_id, bool) or not isinstance(position_or_id, int | UUID):
             raise UsageError(
                 f"{position_or_id!r} is neither a position nor an id", remedy="give an int, or a uuid.UUID"
@@ -208,7 +220,7 @@ class EventLog:
                 f"no event {position_or_id} is recorded",
                 remedy="positions may have holes, and an event appears when its transaction commits",
             )
-        return decode(found)
+        return found
 
     def head(self) -> int:
         """Return the highest position allocated so far, 0 for an empty log. It may belong to an open transaction."""
@@ -246,7 +258,7 @@ class EventLog:
 
     def _each_until(
         self, following: Iterator[list[StoredEvent] | None], stop: threading.Event
-    ) -> Iterator[Recorded[Any]]:
+    ) -> Iterator[StoredEvent]:
         clock = SystemClock()
         idle_seconds = POLL_SECONDS_MIN
         while not stop.is_set():
@@ -256,7 +268,10 @@ class EventLog:
                 idle_seconds = min(POLL_SECONDS_MAX, idle_seconds * 2)
             else:
                 idle_seconds = POLL_SECONDS_MIN
-                yield from map(decode, page)
+                for stored in page:
+                    if stop.is_set():
+                        return
+                    yield stored
 
     @contextmanager
     def _reader(self) -> Iterator[Connection]:

@@ -14,7 +14,7 @@ from eventlog.errors import InvalidEventError, UsageError
 from eventlog.event_types import EventType, declared_as, declared_for
 from eventlog.events import Event, JsonObject
 from eventlog.ids import new_id
-from eventlog.limits import STREAM_CHARACTERS_MAX
+from eventlog.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, STREAM_CHARACTERS_MAX
 from eventlog.patterns import check_type
 from eventlog.query import Query, check_queries
 from eventlog.tags import check_tags
@@ -55,7 +55,28 @@ def prepare(
     shared = Event(None, stream=stream, metadata=check_metadata(metadata), tags=check_tags(tags))
     numbers: dict[str, int] = {}
     ids: set[UUID] = set()
-    return [_pending(_as_event(item), shared, numbers, ids) for item in events]
+    if len(events) > BATCH_EVENTS_MAX:
+        raise _too_large(f"{len(events):,} events; at most {BATCH_EVENTS_MAX:,}")
+    pending = []
+    size = 0
+    for item in events:
+        one = _pending(_as_event(item), shared, numbers, ids)
+        size += _bytes(one.data_text) + _bytes(one.metadata_text)
+        if size > BATCH_BYTES_MAX:
+            raise _too_large(f"more than {BATCH_BYTES_MAX:,} bytes of data and metadata")
+        pending.append(one)
+    return pending
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _too_large(what: str) -> InvalidEventError:
+    return InvalidEventError(
+        f"an append of {what} is too large",
+        remedy="append in several calls, with tx= where they belong to one transaction",
+    )
 
 
 def check_expected(

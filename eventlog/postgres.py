@@ -22,6 +22,7 @@ import msgspec
 import psycopg
 from psycopg import pq
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
@@ -41,7 +42,7 @@ from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
 from eventlog.postgres_doorbell import PostgresBell
 from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
-from eventlog.query import PageQuery, Query
+from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -52,11 +53,15 @@ _INSERT_ONE = """
 insert into {events} (id, stream, version, type, type_version, data, metadata, tags)
 select %(id)s::uuid, %(stream)s::text, now_at.version + 1, %(type)s::text, %(type_version)s::integer,
        %(data)s::json, %(metadata)s::json, %(tags)s::text[]
-from (select coalesce(max(version), 0) as version from {events} where stream = %(stream)s::text) as now_at
+from (select coalesce(max(version), 0) as version from {events} where stream = %(stream)s::text) as now_at{locked}
 where %(expected)s::bigint is null or now_at.version = %(expected)s::bigint
 on conflict do nothing
 returning position, version, recorded_at
 """
+
+_LOCKED = ", {schema}.lock_tags(%(tags)s::text[], null) as locked"
+"""The tags of a lone event are locked before it gets its version and its position. After them, an append would hold the
+version that a decision about its tag needs, and could have a position below that of a decision that never saw it."""
 
 _INSERT_MANY = """
 with heads as materialized (
@@ -99,13 +104,14 @@ _PASSING_STATES = frozenset({"40001", "40P01", "25P03", "55P03"})
 class PostgresDatabase:
     """One log in one PostgreSQL database, in a schema of its own."""
 
-    def __init__(self, url_or_engine: str | Engine, *, schema: str) -> None:
+    def __init__(self, url_or_engine: str | URL | Engine, *, schema: str) -> None:
         self._pooler = Pooler()
         self.engine = _engine(url_or_engine, self._pooler)
         self.schema = schema
         self.tables = tables(dialect="postgresql", schema=schema)
         names = {"schema": schema, "events": f"{schema}.events"}
-        self._insert_one = _INSERT_ONE.format(**names)
+        self._insert_one = _INSERT_ONE.format(**names, locked="")
+        self._insert_one_tagged = _INSERT_ONE.format(**names, locked=_LOCKED.format(**names))
         self._insert_many = _INSERT_MANY.format(**names)
         self._holders = _HOLDERS.format(**names)
         self._words = SqlWords(
@@ -155,7 +161,8 @@ class PostgresDatabase:
             # In one order for all of them, which the trigger could not: it sees one event at a time.
             self._rows(connection, f"select {self.schema}.lock_tags(%s::text[], null)", [tags])
         if len(pending) == 1:
-            rows = self._rows(connection, self._insert_one, _one(pending[0], expected))
+            statement = self._insert_one_tagged if pending[0].tags and not expected.unless else self._insert_one
+            rows = self._rows(connection, statement, _one(pending[0], expected))
         else:
             rows = self._rows(connection, self._insert_many, _many(pending, expected))
         if len(rows) != len(pending):
@@ -278,6 +285,8 @@ class PostgresDatabase:
             )
         if cause.sqlstate == "25000" and "READ COMMITTED" in said:
             return UnsafeTransactionError(said, remedy="use a transaction at READ COMMITTED, or leave tx out")
+        if cause.sqlstate == "22023" and said.startswith("a condition after position"):
+            return UsageError(said, remedy=AFTER_REMEDY)
         if cause.sqlstate == "42501":
             return PermissionDeniedError(
                 f"{place}: {said}", remedy="grant the role what it needs, see docs/postgres.md"
@@ -347,7 +356,7 @@ def _driver_errors(connection: Connection, *, sql: str | None) -> Iterator[None]
         ) from error
 
 
-def _engine(url_or_engine: str | Engine, pooler: Pooler) -> Engine:
+def _engine(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:
     if isinstance(url_or_engine, Engine):
         if url_or_engine.dialect.driver != "psycopg":
             raise UsageError(
@@ -356,7 +365,7 @@ def _engine(url_or_engine: str | Engine, pooler: Pooler) -> Engine:
             )
         return url_or_engine
     url = make_url(url_or_engine)
-    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
+    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg_async"):
         raise UsageError(f"{url.drivername} is not spoken here", remedy="use postgresql:// (psycopg 3)")
     defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "eventlog"}
     engine = create_engine(

@@ -13,6 +13,7 @@ from eventlog.patterns import check_pattern, covers, is_exact
 from eventlog.tags import check_tags
 
 POSITION_MAX = 2**63 - 1
+AFTER_REMEDY = "give the position of an event of this log; if the log was restored to an earlier point, read it again"
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from eventlog.errors import (
 from eventlog.events import StoredEvent
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
-from eventlog.query import PageQuery, Query
+from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
 from eventlog.schema.timestamps import sqlite_text
 from eventlog.sqlite_doorbell import Commits, SqliteBell
@@ -51,7 +51,7 @@ _PREPARED = "eventlog_begins_immediate"
 class SqliteDatabase:
     """One log in one SQLite file."""
 
-    def __init__(self, url_or_engine: str | Engine, *, schema: str) -> None:
+    def __init__(self, url_or_engine: str | URL | Engine, *, schema: str) -> None:
         self.engine = _engine(url_or_engine)
         self.schema = schema
         self.tables = tables(dialect="sqlite", schema=schema)
@@ -135,6 +135,12 @@ class SqliteDatabase:
         self, connection: Connection, pending: Sequence[PendingEvent], conditions: Sequence[Query]
     ) -> list[RecordedSince]:
         """There is one writer at a time, and the transaction is it: no lock is needed."""
+        head = self.head(connection)
+        beyond = max(query.after for query in conditions)
+        if beyond > head:
+            raise UsageError(
+                f"a condition after position {beyond}, beyond the end of the log at {head}", remedy=AFTER_REMEDY
+            )
         also = f"exists (select 1 from {self._event_tags} as o where o.tag = value and o.position = f.position)"
         question = (
             f"select type, max(position) from {self._event_tags} as f where tag = ? and position > ?"
@@ -288,7 +294,7 @@ def prepare(engine: E) -> E:
     return engine
 
 
-def _engine(url_or_engine: str | Engine) -> Engine:
+def _engine(url_or_engine: str | URL | Engine) -> Engine:
     if isinstance(url_or_engine, Engine):
         if url_or_engine.dialect.driver != "pysqlite":
             raise UsageError(
@@ -298,10 +304,10 @@ def _engine(url_or_engine: str | Engine) -> Engine:
         _refuse_memory(url_or_engine.url)
         return url_or_engine
     url = make_url(url_or_engine)
-    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+    if url.drivername not in ("sqlite", "sqlite+pysqlite", "sqlite+aiosqlite"):
         raise UsageError(f"{url.drivername} is not spoken here", remedy="use sqlite:///file.db")
     _refuse_memory(url)
-    return prepare(create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}))
+    return prepare(create_engine(url.set(drivername="sqlite"), connect_args={"timeout": BUSY_TIMEOUT_SECONDS}))
 
 
 def _refuse_memory(url: URL) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Engine, Table
+from sqlalchemy.engine import URL
 
 from eventlog.database import translated
 from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
@@ -25,15 +26,15 @@ logger = logging.getLogger("eventlog.worker")
 class App:
     """One log, and the subscribers declared on it.
 
-    `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine. `schema` names the log within the database.
-    `lease_seconds` is how long a partition of a worker that died stays his. `listen_url` is a direct way to the same
-    PostgreSQL database, on which workers are woken, where `url_or_engine` goes through a pooler that lets no
-    notification through; without it they would poll. Declaring connects to nothing.
+    `url_or_engine` is a PostgreSQL or SQLite URL, or an SQLAlchemy engine; beside an async engine, give its URL.
+    `schema` names the log within the database. `lease_seconds` is how long a partition of a worker that died stays his.
+    `listen_url` is a direct way to the same PostgreSQL database, on which workers are woken, where `url_or_engine` goes
+    through a pooler that lets no notification through; without it they would poll. Declaring connects to nothing.
     """
 
     def __init__(
         self,
-        url_or_engine: str | Engine,
+        url_or_engine: str | URL | Engine,
         *,
         schema: str = DEFAULT_SCHEMA,
         listen_url: str | None = None,

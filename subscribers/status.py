@@ -63,6 +63,17 @@ def read_failures(
         return [entry_from(row._mapping) for row in connection.execute(question)]
 
 
+def read_failures_at(database: Database, position: int) -> list[Entry]:
+    """Read the entries all subscribers have for one event, by subscriber."""
+    failures, subscribers = database.tables.failures, database.tables.subscribers
+    # Named with their subscribers, the entries are looked up; by position alone the whole ledger would be read.
+    question = select(failures).where(
+        failures.c.subscriber.in_(select(subscribers.c.name)), failures.c.position == position
+    )
+    with translated(database), database.reader() as connection:
+        return [entry_from(row._mapping) for row in connection.execute(question.order_by(failures.c.subscriber))]
+
+
 def _subscribers(database: Database):  # type: ignore[no-untyped-def]  # a Select of many columns; rows are read by name
     subscribers, checkpoints, failures = (
         database.tables.subscribers,

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy
 
 from eventlog import event_types, upcasting
+from tests.clients import Clients, clients
 from tests.pgbouncer_server import pgbouncer_server
 from tests.postgres_server import postgres_server
 
@@ -81,6 +82,12 @@ def pooled_url(pgbouncer_url: str, postgres_database_url: str) -> str:
 def pooled_empty_url(pgbouncer_url: str, postgres_empty_url: str) -> str:
     """The database of `postgres_empty_url` through PgBouncer."""
     return _through(pgbouncer_url, postgres_empty_url)
+
+
+@pytest.fixture
+def postgres_clients(postgres_database_url: str, tmp_path: Path, pytestconfig: pytest.Config) -> Clients:
+    """psql and Node, led to the database of `postgres_database_url`."""
+    return clients(postgres_database_url, tmp_path, pytestconfig.cache.mkdir("node"))
 
 
 @pytest.fixture

@@ -3,21 +3,21 @@
 Each writer has a connection of its own and does, in a random order, everything that puts events into the log: library
 appends of one and of many, in transactions of their own and of the caller, plain INSERTs, COPY, savepoints and
 transactions that are rolled back, with random pauses within transactions and before commits. Each notes what it
-committed; the follower reads as a subscriber does, from the last position it saw.
+committed; the follower reads as a subscriber does, from the last position it saw, or as it is told to.
 """
 
 import contextlib
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from eventlog.events import Event
+from eventlog.events import Event, Recorded
 from eventlog.ids import new_id
 from eventlog.log import EventLog
 from tests.log_support import THREAD_SECONDS_MAX, engine_of, opened
@@ -25,6 +25,12 @@ from tests.log_support import THREAD_SECONDS_MAX, engine_of, opened
 PAUSE_SECONDS_MAX = 0.02
 PAUSE_PROBABILITY = 0.15
 SHARED_STREAMS = 5
+RACE_ENDED = "race.ended"
+"""The type of the last event of a race; a follower that waits for events stops at it."""
+
+Follow = Callable[[EventLog, Callable[[Recorded[Any]], None]], None]
+"""Hands every event of a log over, up to one of type RACE_ENDED."""
+
 _NAMES = "(id, stream, version, type, data)"
 
 
@@ -44,18 +50,27 @@ class Race:
 
 
 def run_race(
-    url: str, *, writers: int, seconds: float, seed: int, connect_args: Mapping[str, Any] | None = None
+    url: str,
+    *,
+    writers: int,
+    seconds: float,
+    seed: int,
+    connect_args: Mapping[str, Any] | None = None,
+    beside: Sequence["Writer"] = (),
+    follow: Follow | None = None,
 ) -> Race:
     """Let writers write for so long while a follower reads; return when it has read all it will ever read.
 
-    `connect_args` are for the engines the writers have beside the log's own, for what is not the library's.
+    `connect_args` are for the engines the writers have beside the log's own, for what is not the library's. `beside`
+    are more writers, of another kind.
     """
     stop = threading.Event()
-    workers = [
+    workers: list[Writer] = [*beside]
+    workers += [
         _Writer(url=url, number=number, random=random.Random(f"{seed} {number}"), connect_args=dict(connect_args or {}))
         for number in range(writers)
     ]
-    follower = _Follower(url=url)
+    follower = _Follower(url=url, follow=follow)
     threads = [threading.Thread(target=worker.run, args=[stop], daemon=True) for worker in workers]
     following = threading.Thread(target=follower.run, daemon=True)
     following.start()
@@ -65,6 +80,8 @@ def run_race(
     stop.set()
     for thread in threads:
         thread.join(THREAD_SECONDS_MAX)
+    with opened(url) as log:
+        log.append(Event({}, type=RACE_ENDED, stream="race"))
     follower.all_is_written.set()
     following.join(THREAD_SECONDS_MAX)
     failures = [*follower.failures, *[failure for worker in workers for failure in worker.failures]]
@@ -79,9 +96,20 @@ def run_race(
     )
 
 
+class Writer(Protocol):
+    """Writes until told to stop, and notes what it committed and rolled back, and what should not have happened."""
+
+    committed: set[UUID]
+    rolled_back: set[UUID]
+    failures: list[Exception]
+
+    def run(self, stop: threading.Event) -> None: ...
+
+
 @dataclass(slots=True, kw_only=True)
 class _Follower:
     url: str
+    follow: Follow | None
     all_is_written: threading.Event = field(default_factory=threading.Event)
     seen: list[tuple[UUID, int]] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
@@ -89,6 +117,9 @@ class _Follower:
     def run(self) -> None:
         try:
             with opened(self.url) as log:
+                if self.follow is not None:
+                    self.follow(log, self._note)
+                    return
                 last = self._read(log, after=0)
                 while not self.all_is_written.is_set():
                     last = self._read(log, after=last)
@@ -98,9 +129,13 @@ class _Follower:
 
     def _read(self, log: EventLog, *, after: int) -> int:
         for recorded in log.read(after=after):
-            self.seen.append((recorded.id, recorded.position))
+            self._note(recorded)
             after = recorded.position
         return after
+
+    def _note(self, recorded: Recorded[Any]) -> None:
+        if recorded.type != RACE_ENDED:
+            self.seen.append((recorded.id, recorded.position))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from tests.log_support import engine_of, everything, note, notes, opened, said
 
 INSERT = "insert into eventlog.events (id, stream, version, type, data) values (gen_random_uuid(), 's', 1, 't', '1')"
 
+APPEND = "select * from eventlog.append(stream => 's', type => 't', data => '1')"
+
 
 @pytest.fixture
 def owner(postgres_database_url: str) -> Iterator[Engine]:
@@ -40,12 +42,24 @@ def writer(owner: Engine) -> Iterator[Engine]:
             yield engine
 
 
-def role(owner: Engine, privileges: str) -> Iterator[str]:
+@pytest.fixture
+def caller(owner: Engine) -> Iterator[Engine]:
+    """An account that may call the function append and do nothing else."""
+    for url in role(owner, None):
+        with owner.begin() as connection:
+            connection.execute(text(f"grant execute on function eventlog.append to {make_url(url).username}"))
+        with engine_of(url) as engine:
+            yield engine
+
+
+def role(owner: Engine, privileges: str | None) -> Iterator[str]:
+    """An account with usage of the schema and these privileges on events."""
     name = f"eventlog_test_{uuid.uuid4().hex}"
     with owner.begin() as connection:
         connection.execute(text(f"create role {name} login password 'secret'"))
         connection.execute(text(f"grant usage on schema eventlog to {name}"))
-        connection.execute(text(f"grant {privileges} on eventlog.events to {name}"))
+        if privileges is not None:
+            connection.execute(text(f"grant {privileges} on eventlog.events to {name}"))
     yield make_url(str(owner.url)).set(username=name, password="secret").render_as_string(hide_password=False)
     with owner.begin() as connection:
         connection.execute(text(f"drop owned by {name}"))
@@ -121,6 +135,35 @@ def test_a_role_with_insert_alone_inserts_and_is_marked(writer: Engine, owner: E
 def test_a_role_with_insert_alone_cannot_read_events(writer: Engine) -> None:
     with writer.connect() as connection, pytest.raises(DBAPIError, match="permission denied"):
         connection.execute(text("select count(*) from eventlog.events"))
+
+
+def test_a_role_that_may_call_append_appends_and_is_marked(caller: Engine, owner: Engine) -> None:
+    log = EventLog(owner)
+    with caller.connect() as connection:
+        connection.execute(text(APPEND))
+        log.append(note("late"))
+        assert everything(log) == []
+        connection.commit()
+
+    assert [event.stream for event in log.read()] == ["s", "note-1"]
+
+
+def test_a_role_that_may_call_append_can_do_nothing_else(caller: Engine, subtests: pytest.Subtests) -> None:
+    with caller.begin() as connection:
+        connection.execute(text(APPEND))
+    for statement in (*FORBIDDEN, INSERT, "select count(*) from eventlog.events"):
+        with (
+            subtests.test(statement),
+            caller.connect() as connection,
+            pytest.raises(DBAPIError, match=r"permission denied|must be owner"),
+        ):
+            connection.execute(text(statement))
+
+
+def test_append_is_called_by_those_alone_who_were_granted_it(appender: EventLog, writer: Engine) -> None:
+    for engine in (appender.engine, writer):
+        with engine.connect() as connection, pytest.raises(DBAPIError, match="permission denied for function append"):
+            connection.execute(text(APPEND))
 
 
 def test_a_role_without_privileges_is_told_so(owner: Engine) -> None:

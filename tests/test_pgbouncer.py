@@ -7,6 +7,7 @@ transaction. What would be left on a connection, or be looked for there, is foun
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -23,12 +24,14 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.status import read_status
+from tests.clients import clients
 from tests.log_support import at_once, engine_of, errors_of, everything, note, notes, opened, said
 from tests.log_writers import run_race
 from tests.pgbouncer_server import POOL_CONNECTIONS
 from tests.subscribers_support import Bench, BugError, Sent, applied_table, eventually
 from tests.subscribers_support import note as apply_note
 from tests.test_log_safe_order import new_seed, told
+from tests.test_node import NodeWriter
 
 APPLIED = applied_table()
 PREPARED_AFTER = 5
@@ -184,10 +187,16 @@ def test_a_service_runs_its_own_statements_on_an_engine_of_ours(pooled_url: str)
                     assert connection.scalar(text("select count(*) from eventlog.events")) == 0
 
 
-def test_many_writers_and_a_follower_miss_nothing(pooled_url: str) -> None:
+def test_writers_in_python_and_node_race_and_a_follower_misses_nothing(
+    pooled_url: str, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    seed = new_seed()
+    node = NodeWriter(clients=clients(pooled_url, tmp_path, pytestconfig.cache.mkdir("node")), number=1, seed=seed)
     options = {"prepare_threshold": None}
-    race = run_race(pooled_url, writers=WRITERS, seconds=RACE_SECONDS, seed=new_seed(), connect_args=options)
 
+    race = run_race(pooled_url, writers=WRITERS, seconds=RACE_SECONDS, seed=seed, connect_args=options, beside=[node])
+
+    assert len(node.committed) > 10, told(race)
     assert race.missed == frozenset(), told(race)
     assert list(race.positions) == sorted(set(race.positions)), told(race)
     assert not race.rolled_back & set(race.seen), told(race)

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from sqlalchemy import Engine, inspect, text
 
 from eventlog.errors import UsageError
 from eventlog.log import EventLog
-from eventlog.schema.migrate import SchemaState, known_revisions, schema_state, upgrade
+from eventlog.schema.migrate import SchemaState, current_revision, known_revisions, schema_state, upgrade
+from eventlog.schema.revisions import revision_module
 from eventlog.schema.tables import Tables, tables
+from eventlog.schema.target import refuse_downgrade
 from tests.log_support import Background, at_once, engine_of, everything, note, notes, opened, positions, said
 from tests.schema_support import facts
 
@@ -112,6 +115,35 @@ def test_upgrades_at_the_same_time_all_succeed(empty_database_url: str) -> None:
         assert said(everything(log)) == ["started"] * 6
 
 
+def test_logs_of_several_names_are_made_at_the_same_time_in_one_database(empty_database_url: str) -> None:
+    names = ["eventlog", "audit", "eventlog", "billing"]
+
+    def start(name: str) -> int:
+        with opened(empty_database_url, schema=name) as log:
+            log.init()
+            return len(log.append(note("started")))
+
+    assert at_once(*[partial(start, name) for name in names]) == [1] * len(names)
+
+    for name in names:
+        with opened(empty_database_url, schema=name) as log:
+            assert len(everything(log)) == names.count(name)
+
+
+def test_logs_in_several_databases_are_made_at_the_same_time_by_one_process(
+    tmp_path: Path, postgres_empty_url: str
+) -> None:
+    """Alembic keeps the running revision's database in a variable of the process."""
+    urls = [postgres_empty_url, *(f"sqlite:///{tmp_path / name}.db" for name in "abcde")]
+
+    def start(url: str) -> int:
+        with opened(url) as log:
+            log.init()
+            return len(log.append(note("started")))
+
+    assert at_once(*[partial(start, url) for url in urls]) == [1] * len(urls)
+
+
 def test_an_upgrade_waits_for_whoever_writes_to_the_file(sqlite_empty_url: str, tmp_path: Path) -> None:
     """Somebody else is at work in a file that no log has been in before: an upgrade is patient, like any writer."""
     with engine_of(sqlite_empty_url) as engine, closing(sqlite3.connect(tmp_path / "log.db")) as other:
@@ -201,3 +233,18 @@ def test_known_revisions_are_those_of_the_migrations_in_order() -> None:
 
     assert revisions[0] == "eventlog_0001"
     assert list(revisions) == sorted(set(revisions))
+
+
+def test_every_revision_follows_the_one_before_and_refuses_the_way_down() -> None:
+    modules = [revision_module(one) for one in known_revisions()]
+
+    assert [module.revision for module in modules] == list(known_revisions())
+    assert [module.down_revision for module in modules] == [None, *known_revisions()[:-1]]
+    assert {module.downgrade for module in modules} == {refuse_downgrade}
+
+
+def test_every_revision_leaves_its_name_in_the_database(engine: Engine) -> None:
+    for revision in known_revisions():
+        upgrade(engine, until=revision)
+        with engine.connect() as connection:
+            assert current_revision(connection) == revision

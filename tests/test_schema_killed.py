@@ -1,4 +1,4 @@
-"""An upgrade that is killed leaves nothing behind, and the next one does it all."""
+"""An upgrade that is killed leaves nothing behind, whatever it began with, and the next one does it all."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from sqlalchemy import inspect
 
 from eventlog.errors import SchemaMissingError
 from eventlog.log import EventLog
-from eventlog.schema.migrate import SchemaState, upgrade
+from eventlog.schema.migrate import SchemaState, current_revision, known_revisions, upgrade
 from tests.log_support import (
     THREAD_SECONDS_MAX,
     Background,
@@ -21,6 +21,7 @@ from tests.log_support import (
     wait_until,
     waiting_for_locks,
 )
+from tests.schema_support import facts
 
 POINTS = ["create table", "create index", "create trigger", "schema_version (version_num) values"]
 
@@ -49,6 +50,24 @@ def test_a_killed_upgrade_leaves_nothing_and_the_next_one_does_it_all(empty_data
             everything(log)
         assert inspect(log.engine).get_table_names(schema=log.database.tables.schema) == []
         log.init()
+        log.append(note("first"))
+        assert len(everything(log)) == 1
+
+
+@pytest.mark.parametrize("words", ["alter table", "create table", "create trigger", "set version_num"])
+def test_a_killed_upgrade_leaves_an_older_log_as_it_was(empty_database_url: str, words: str) -> None:
+    with engine_of(empty_database_url) as engine:
+        upgrade(engine, until=known_revisions()[0])
+        before = facts(engine)
+
+        with stopped_at(empty_database_url, words) as process:
+            process.kill()
+
+        assert facts(engine) == before
+        with engine.connect() as connection:
+            assert current_revision(connection) == known_revisions()[0]
+        assert upgrade(engine) is SchemaState.OLDER
+        log = EventLog(engine)
         log.append(note("first"))
         assert len(everything(log)) == 1
 

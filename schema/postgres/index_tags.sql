@@ -11,6 +11,10 @@ begin
         raise exception 'an event with % tags, at most 32 are allowed', cardinality(new.tags)
             using errcode = 'check_violation';
     end if;
+    if array_ndims(new.tags) > 1 then
+        raise exception 'the tags of an event are one list of texts, not a list of lists'
+            using errcode = 'check_violation';
+    end if;
 
     perform {schema}.lock_tags(new.tags, null);
     insert into {schema}.event_tags (tag, position, type)

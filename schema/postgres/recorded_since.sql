@@ -5,6 +5,9 @@
 -- that matches carries it. An append that has written the tag and is still open is waited for, and one that comes later waits
 -- for us; the rows are read in a statement after the locks, whose snapshot sees all that those we waited for committed.
 -- That needs READ COMMITTED, where a new statement is a new snapshot.
+--
+-- A position beyond the end of the log was read in another one, or before this one was restored: no event after it would
+-- ever refuse anything, so it is refused itself.
 create function {schema}.recorded_since(written text[], conditions json)
 returns table (condition integer, type text, "position" bigint)
 language plpgsql volatile
@@ -28,6 +31,11 @@ begin
                array(select json_array_elements_text(c -> 'tags')) as tags
         from json_array_elements(conditions) with ordinality as listed(c, place)
     loop
+        if asked.after > {schema}.head() then
+            raise exception 'a condition after position %, beyond the end of the log at %', asked.after, {schema}.head()
+                using errcode = 'invalid_parameter_value';
+        end if;
+
         return query
         select asked.place, found.type, max(found.position)
         from {schema}.event_tags as found
