@@ -93,9 +93,8 @@ def append(
     """Append events to a stream.
 
     All of them are recorded, or none. The id of an event makes it safe to append it again. A condition (--unless-tag)
-    makes it the only one of its kind, or refuses it when the log has moved on since you looked. The data has
-    the form of the version that the app declares for the type, of version 1 without an app, or of the one
-    --type-version names.
+    makes it the only one of its kind, or refuses it when the log has moved on since you looked. The data has the form
+    of the version that the app declares for the type, of version 1 without an app, or of the one --type-version names.
 
     \b
       eventlog append order.placed -s order-42 -d customer=ada -d total:=19.5
