@@ -66,7 +66,7 @@ def only_upgrade(connection: Connection) -> None:
         return
     driver = connection.connection.driver_connection
     if driver is not None and not driver.in_transaction:
-        connection.exec_driver_sql("begin immediate")
+        _begin_among_writers(connection)
 
 
 def is_lock_timeout(error: DBAPIError) -> bool:
@@ -79,6 +79,16 @@ def set_lock_timeout(connection: Connection, value: str) -> str:
     before: str = connection.exec_driver_sql("select current_setting('lock_timeout')").scalar_one()
     connection.execute(select(func.set_config("lock_timeout", value, True)))  # noqa: FBT003
     return before
+
+
+def _begin_among_writers(connection: Connection) -> None:
+    """SQLite gives the file to whoever asks at the right moment; among busy writers that may take its time."""
+    before = connection.exec_driver_sql("pragma busy_timeout").scalar_one()
+    connection.exec_driver_sql(f"pragma busy_timeout = {OTHER_UPGRADE_SECONDS_MAX * 1000}")
+    try:
+        connection.exec_driver_sql("begin immediate")
+    finally:
+        connection.exec_driver_sql(f"pragma busy_timeout = {before}")
 
 
 def _take_upgrade_lock(connection: Connection) -> None:

@@ -30,4 +30,6 @@ def test_the_limits_are_those_the_log_has() -> None:
         "metadata of an event": f"{limits.METADATA_BYTES_MAX // 1024} KiB of JSON",
         "tags of an event": f"{limits.TAGS_MAX}, of {limits.TAG_CHARACTERS_MAX} characters each",
         "queries in `unless=` or `matching=`": str(limits.QUERIES_MAX),
+        "events in one `append`": f"{limits.BATCH_EVENTS_MAX:,}",
+        "data and metadata in one `append`": f"{limits.BATCH_BYTES_MAX // 1024**2} MiB",
     }

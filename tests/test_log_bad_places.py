@@ -57,7 +57,12 @@ def test_an_engine_for_a_database_in_memory_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["mysql://u:secret@h/d", "oracle://u:secret@h/d", "postgresql+psycopg2://u:secret@h/d", "sqlite+aiosqlite:///x.db"],
+    [
+        "mysql://u:secret@h/d",
+        "oracle://u:secret@h/d",
+        "postgresql+psycopg2://u:secret@h/d",
+        "sqlite+pysqlcipher:///x.db",
+    ],
 )
 def test_a_database_or_driver_that_is_not_spoken_is_refused(url: str) -> None:
     with pytest.raises(UsageError) as refused:
