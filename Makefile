@@ -10,7 +10,7 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
 .DEFAULT_GOAL := venv
-.PHONY: venv demo test check format clean help
+.PHONY: venv demo test bench check format clean help
 
 venv: $(READY)  ## make .venv with the project and its tools
 
@@ -26,6 +26,9 @@ demo: $(READY)  ## run the demonstration
 
 test: $(READY)  ## run the tests on SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+bench: $(READY)  ## measure what is claimed about speed
+	$(BIN)/python -m benchmarks.doorbell
 
 check: $(READY)  ## formatting, lint, types, wheel and sdist
 	$(BIN)/python -m ruff format --check .

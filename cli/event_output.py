@@ -4,6 +4,7 @@ Nothing is decoded as a class: what is stored is shown. Neither form holds more 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import tee
 
 import msgspec
@@ -14,10 +15,13 @@ from eventlog.events import Recorded, StoredEvent
 DATA_CHARACTERS_MIN = 24
 """Data gets a line of its own where a terminal leaves it less than this."""
 
+NAME_CHARACTERS = 20
+"""How wide the columns of streams and types begin where events are printed as they come."""
+
 _TITLES = ("recorded", "stream", "type", "data")
 _COLUMNS = (Column(title="position", right=True), *(Column(title=title) for title in _TITLES))
-_UNMEASURED = (Column(title="position", right=True), *(Column(title=title, width_min=20) for title in _TITLES))
-_TO_STREAM = len("POSITION  2026-01-31T09:30:00Z  ")
+_MOMENT = len("2026-01-31T09:30:00Z")
+_TO_STREAM = len("POSITION  ") + _MOMENT + 2
 
 
 def json_line(event: StoredEvent) -> str:
@@ -57,8 +61,9 @@ def table_lines(events: Iterable[StoredEvent], *, measured: int = ROWS_MEASURED)
 def _fitted(events: Iterable[StoredEvent], room: int, *, measured: int) -> Iterator[str]:
     names = max(20, room - _TO_STREAM - 2)
     to_place, to_show = tee(events)
-    places = ((*_place(one, stream_max=names * 6 // 11, type_max=names * 5 // 11), "") for one in to_place)
-    lines = plain_lines(_columns(measured), places, measured=measured)
+    stream_max, type_max = names * 6 // 11, names * 5 // 11
+    places = ((*_place(one, stream_max=stream_max, type_max=type_max), "") for one in to_place)
+    lines = plain_lines(_columns(measured, stream_max, type_max), places, measured=measured)
     header = next(lines)
     data_at = header.index("DATA")
     beside = room - data_at >= DATA_CHARACTERS_MIN
@@ -72,8 +77,12 @@ def _fitted(events: Iterable[StoredEvent], room: int, *, measured: int) -> Itera
             yield f"{_cut(line, room)}\n{_cut(f'    {data}', room)}"
 
 
-def _columns(measured: int) -> Sequence[Column]:
-    return _COLUMNS if measured else _UNMEASURED
+def _columns(measured: int, stream_max: int = NAME_CHARACTERS, type_max: int = NAME_CHARACTERS) -> Sequence[Column]:
+    """Where no event has been measured the columns begin as wide as names usually are, and may be."""
+    if measured:
+        return _COLUMNS
+    widths = (0, _MOMENT, min(NAME_CHARACTERS, stream_max), min(NAME_CHARACTERS, type_max), 0)
+    return [replace(column, width_min=width) for column, width in zip(_COLUMNS, widths, strict=True)]
 
 
 def _place(event: StoredEvent, *, stream_max: int = 0, type_max: int = 0) -> tuple[str, str, str, str]:

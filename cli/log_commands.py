@@ -8,7 +8,7 @@ import click
 
 from eventlog.cli.event_output import json_line, table_lines
 from eventlog.cli.following import follow
-from eventlog.cli.opening import database_errors, named_log, opened_log
+from eventlog.cli.opening import database_errors, load_app, named_log, opened_log
 from eventlog.cli.options import Position, shared_options
 from eventlog.cli.output import Column, counted, number, say, show, show_items, show_json, show_table
 from eventlog.cli.parsing import event_id, expected_version, json_lines, json_value, pairs
@@ -73,6 +73,7 @@ def init() -> None:
     type=Position(min=0),
     help="Refuse only because of events after this position.",
 )
+@click.option("--type-version", metavar="VERSION", type=click.IntRange(min=1), help="The version of the data's form.")
 @shared_options
 def append(
     *,
@@ -87,11 +88,13 @@ def append(
     unless_tags: tuple[str, ...],
     unless_types: tuple[str, ...],
     unless_after: int | None,
+    type_version: int | None,
 ) -> None:
     """Append events to a stream.
 
     All of them are recorded, or none. The id of an event makes it safe to append it again. A condition (--unless-tag)
-    makes it the only one of its kind, or refuses it when the log has moved on since you looked.
+    makes it the only one of its kind, or refuses it when the log has moved on since you looked. The data has the form
+    of the version that the app declares for the type, of version 1 without an app, or of the one --type-version names.
 
     \b
       eventlog append order.placed -s order-42 -d customer=ada -d total:=19.5
@@ -106,7 +109,9 @@ def append(
     values = _data(pairs_given, data)
     if with_id is not None and len(values) != 1:
         raise UsageError(f"--id is given for {len(values)} events", remedy="append one event with an id at a time")
-    events = [Event(value, type=type_name, id=with_id) for value in values]
+    if type_version is None and settings.app is not None:
+        load_app(settings)  # which declares the version
+    events = [Event(value, type=type_name, id=with_id, type_version=type_version) for value in values]
     unless = _condition(unless_tags, unless_types, unless_after)
     with opened_log(settings) as log:
         recorded = log.append(*events, stream=stream, expected=version, metadata=about, tags=tags, unless=unless)

@@ -20,8 +20,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "init": ("log_commands:init", "Create the tables of the log, or upgrade them."),
         "append": ("log_commands:append", "Append events to a stream."),
         "read": ("log_commands:read", "Read events in the order of the log."),
-        "schema": ("schema_commands:schema", "Tell or write down at which revision the tables are."),
         "show": ("show_command:show_event", "Show one event in full, and what belongs to it."),
+        "schema": ("schema_commands:schema", "Tell or write down at which revision the tables are."),
     },
     "Subscribers": {
         "status": ("subscriber_commands:status", "Show how far everything is, and what failed."),

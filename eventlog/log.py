@@ -20,23 +20,22 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 
 from eventlog.appending import Appender
-from eventlog.clock import SystemClock
+from eventlog.bell import Look
 from eventlog.database import Database, Transaction, check_schema, initialise, open_database, translated
-from eventlog.doorbell import Doorbell
+from eventlog.doorbell import POLL_SECONDS_MAX, POLL_SECONDS_MIN, SLOW_POLL_SECONDS, Doorbell
 from eventlog.errors import UnknownEventError, UsageError
 from eventlog.event_types import decode
 from eventlog.events import Recorded, StoredEvent
 from eventlog.pending import check_expected, prepare
 from eventlog.query import POSITION_MAX, Query
-from eventlog.reading import Filters, Selection, can_name_a_stream, check_range, following_pages, pages, select
+from eventlog.reading import Filters, Following, Selection, can_name_a_stream, check_range, pages, select
 from eventlog.schema.tables import DEFAULT_SCHEMA
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-POLL_SECONDS_MIN = 0.005
-POLL_SECONDS_MAX = 0.25
-"""How often a follower looks for new events: soon after it saw some, then less and less often."""
+LINGER_SECONDS = 0.02
+"""How long the pauses between polls grow before a follower goes to sleep."""
 
 
 class EventLog:
@@ -182,10 +181,10 @@ class EventLog:
         """Read events as they come, without an end, narrowed down like `read`; none is skipped.
 
         Keep the position of the last event you are done with, and follow after it the next time. While nothing comes it
-        looks again every 5 to 250 ms, one cheap query each; the iteration ends when `stop` is set. A database error is
-        raised, and ends it too.
+        sleeps until an append wakes it, and looks every few seconds in any case. The iteration ends when `stop` is set.
+        A database error is raised, and ends it too.
         """
-        return map(decode, self.follow_stored(after=after, stop=stop, **filters))
+        return _decoded(self.follow_stored(after=after, stop=stop, **filters))
 
     def follow_stored(
         self, *, after: int = 0, stop: threading.Event | None = None, **filters: Unpack[Filters]
@@ -195,8 +194,11 @@ class EventLog:
         return self._each_until(following, threading.Event() if stop is None else stop)
 
     def follow_async(self, *, after: int = 0, **filters: Unpack[Filters]) -> AsyncIterator[Recorded[Any]]:
-        """Read events as they come from a coroutine (`async for`): `follow`, ended by breaking out or by cancelling."""
-        return _each_async(self._following(after, filters))
+        """Read events as they come from a coroutine (`async for`): `follow`, ended by breaking out or by cancelling.
+
+        While nothing comes it looks every 5 to 250 ms, one cheap query each.
+        """
+        return _follow_async(self._following(after, filters))
 
     def get(self, position_or_id: int | UUID) -> Recorded[Any]:
         """Read one event by its position or its id. Raises `UnknownEventError`, `UndecodableEventError`."""
@@ -251,27 +253,29 @@ class EventLog:
         begin, end, count = check_range(after, until, limit)
         return pages(self.database, self._reader, selection, after=begin, until=end, limit=count, backwards=backwards)
 
-    def _following(self, after: int, filters: Filters) -> Iterator[list[StoredEvent] | None]:
+    def _following(self, after: int, filters: Filters) -> Following:
         selection = select(**filters).with_old_names()
         begin, _, _ = check_range(after, None, None)
-        return following_pages(self.database, self._reader, selection, after=begin)
+        return Following(self.database, self._reader, selection, after=begin)
 
-    def _each_until(
-        self, following: Iterator[list[StoredEvent] | None], stop: threading.Event
-    ) -> Iterator[StoredEvent]:
-        clock = SystemClock()
-        idle_seconds = POLL_SECONDS_MIN
-        while not stop.is_set():
-            page = next(following)
-            if page is None:
-                clock.wait(stop, idle_seconds)
-                idle_seconds = min(POLL_SECONDS_MAX, idle_seconds * 2)
-            else:
-                idle_seconds = POLL_SECONDS_MIN
-                for stored in page:
+    def _each_until(self, following: Following, stop: threading.Event) -> Iterator[StoredEvent]:
+        """Events that keep coming are polled for, so that whoever appends need not ring for each of them."""
+        pause_seconds = POLL_SECONDS_MIN
+        with self.doorbell.sleeper(stop) as sleeper:
+            while not stop.is_set():
+                began = following.through
+                for stored in chain.from_iterable(following.pages()):
+                    yield stored
                     if stop.is_set():
                         return
-                    yield stored
+                if following.through > began:
+                    pause_seconds = POLL_SECONDS_MIN
+                elif pause_seconds <= LINGER_SECONDS:
+                    sleeper.wait(pause_seconds)
+                    pause_seconds *= 2
+                else:
+                    with translated(self.database):
+                        sleeper.sleep(partial(_allowance, following))
 
     @contextmanager
     def _reader(self) -> Iterator[Connection]:
@@ -280,16 +284,33 @@ class EventLog:
             yield connection
 
 
-async def _each_async(
-    source: Iterator[list[StoredEvent]] | Iterator[list[StoredEvent] | None],
-) -> AsyncIterator[Recorded[Any]]:
-    idle_seconds = POLL_SECONDS_MIN
+def _decoded(events: Iterator[StoredEvent]) -> Iterator[Recorded[Any]]:
+    """A generator, which a caller may close; then what it follows is closed too."""
+    for stored in events:
+        yield decode(stored)
+
+
+def _allowance(following: Following, look: Look) -> float:
+    """How long a follower may sleep, at a look."""
+    return SLOW_POLL_SECONDS if look.high_water_mark <= following.through else 0.0
+
+
+async def _each_async(pages_to_read: Iterator[list[StoredEvent]]) -> AsyncIterator[Recorded[Any]]:
     at_end: list[StoredEvent] = []
-    while (page := await asyncio.to_thread(next, source, at_end)) is not at_end:
-        if page is None:
-            await asyncio.sleep(idle_seconds)
-            idle_seconds = min(POLL_SECONDS_MAX, idle_seconds * 2)
-            continue
-        idle_seconds = POLL_SECONDS_MIN
+    while (page := await asyncio.to_thread(next, pages_to_read, at_end)) is not at_end:
         for stored in page:
             yield decode(stored)
+
+
+async def _follow_async(following: Following) -> AsyncIterator[Recorded[Any]]:
+    """Polls: a sleep would keep a thread of the loop's few for each follower."""
+    pause_seconds = POLL_SECONDS_MIN
+    while True:
+        began = following.through
+        async for recorded in _each_async(following.pages()):
+            yield recorded
+        if following.through > began:
+            pause_seconds = POLL_SECONDS_MIN
+        else:
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(POLL_SECONDS_MAX, pause_seconds * 2)

@@ -206,7 +206,8 @@ class PostgresDatabase:
 
     def bell_maker(self, listen_url: str | None) -> Callable[[], Bell]:
         engine = self.engine if listen_url is None else _engine(listen_url, Pooler())
-        return lambda: PostgresBell(engine, schema=self.schema, notify=self._notify)
+        tries_poolers = listen_url is not None
+        return lambda: PostgresBell(engine, schema=self.schema, notify=self._notify, tries_poolers=tries_poolers)
 
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
         return [_stored(row) for row in self._rows(connection, *page_statement(self._words, query))]

@@ -7,7 +7,9 @@ many writers would queue at. The connection commits every statement at once; a L
 A pooler between us and the server takes LISTEN without a word, and nothing ever comes through. So the connection is
 tested before it is relied on: a notification is sent on ANOTHER connection, and must arrive. One that is sent on the
 listening connection comes back through the pooler together with the answer, and proves nothing. Only then is the lock
-taken, and anything set: what a pooler's connection is made to hold stays with whoever is lent it next.
+taken, and anything set: what a pooler's connection is made to hold stays with whoever is lent it next. A LISTEN does,
+so it is not tried where a pooler is noticed on the log's own way. On a `listen_url` it is: a pooler that lends its
+connections for whole sessions is as good as none.
 
 A listener that is frozen, or gone without a word, would keep the server's queue of notifications from being emptied,
 so the server gives the connection up when nothing is acknowledged for a while; and so do we.
@@ -28,6 +30,7 @@ from eventlog.bell import SilentBellError
 from eventlog.clock import Clock, SystemClock
 from eventlog.errors import DatabaseError, DatabaseUnreachableError
 from eventlog.nudge import Nudge
+from eventlog.postgres_pooler import Pooler
 
 SELF_TEST_SECONDS_MAX = 3.0
 PUT_OUT_TRIES_MAX = 5
@@ -68,6 +71,7 @@ class PostgresBell:
         *,
         schema: str,
         notify: Callable[[str, str], None],
+        tries_poolers: bool,
         clock: Clock | None = None,
     ) -> None:
         self._place = engine.url.render_as_string(hide_password=True)
@@ -78,7 +82,7 @@ class PostgresBell:
         self._nudge = Nudge()
         self._driver: psycopg.Connection[Any] | None = None
         try:
-            self._connect(engine)
+            self._connect(engine, tries_poolers=tries_poolers)
             self._test(notify)
             self._settle_down()
         except BaseException:
@@ -114,12 +118,14 @@ class PostgresBell:
                 self._driver.close()
         self._nudge.close()
 
-    def _connect(self, engine: Engine) -> None:
+    def _connect(self, engine: Engine, *, tries_poolers: bool) -> None:
         with self._as_ours():
             self._driver = driver = _connection_of_its_own(engine)
             driver.rollback()
             driver.autocommit = True
             driver.prepare_threshold = None
+            if not tries_poolers and Pooler().is_before(driver):
+                raise self._silent()
             driver.add_notify_handler(self._on_notification)
             driver.execute(f"listen {self._channel}")
             self._nudge.watch(driver.fileno())
@@ -135,13 +141,16 @@ class PostgresBell:
             left = ends - self._clock.monotonic()
             if left <= 0:
                 self._ask(f"unlisten {self._channel}", answers=False)
-                raise SilentBellError(
-                    f"{self._place}: no notification comes through this connection",
-                    remedy="a pooler in transaction mode swallows them: give listen_url=, a URL that leads to the"
-                    " same database directly",
-                )
+                raise self._silent()
             self._nudge.wait(left)
             self._receive()
+
+    def _silent(self) -> SilentBellError:
+        return SilentBellError(
+            f"{self._place}: no notification comes through this connection",
+            remedy="a pooler in transaction mode swallows them: give listen_url=, a URL that leads to the same database"
+            " directly",
+        )
 
     def _settle_down(self) -> None:
         """Make the session fit to last; not before the test, or a pooler's connections would be given our settings."""

@@ -20,8 +20,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Events of one of these types that carry all of these tags, after a position.
 
     `types` may hold patterns (`course.*`); none at all means every type, no tags means tagged or not. As the condition
-    of an append (`unless=`) a query names at least one tag. The first one is what is locked and looked up: put the tag
-    first that the fewest events carry. Raises `UsageError`.
+    of an append (`unless=`) a query names at least one tag, and `after` is the position of the last event that was read:
+    what was appended at the same time may stand before the position an append returned. The first tag is what is
+    locked and looked up: put the one first that the fewest events carry. Raises `UsageError`.
     """
 
     types: Sequence[str] = ()

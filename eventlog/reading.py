@@ -156,23 +156,37 @@ def pages(
     yield from _pages_between(database, lend, selection, after=after, until=end, limit=limit, backwards=backwards)
 
 
-def following_pages(
-    database: Database, lend: Lend, selection: Selection, *, after: int
-) -> Iterator[list[StoredEvent] | None]:
-    """Read what is selected as it comes, page by page, without an end; None is when there is nothing new to look at.
+class Following:
+    """Reads what is selected as it comes, stretch by stretch. `through` is how far it has looked.
 
-    A look costs one cheap query while nothing has been appended. The mark may go back between two looks; what was at or
-    below it once stays complete, so each stretch is read to the very mark it was begun with.
+    The mark may go back between two looks; what was at or below it once stays complete, so each stretch is read to the
+    very mark it was begun with.
     """
-    while True:
-        with lend() as connection:
-            mark = database.high_water_mark(connection) if database.head(connection) > after else after
-        if mark <= after:
-            yield None
-            continue
-        if selection.possible:
-            yield from _pages_between(database, lend, selection, after=after, until=mark, limit=None, backwards=False)
-        after = mark
+
+    def __init__(self, database: Database, lend: Lend, selection: Selection, *, after: int) -> None:
+        self.through = after
+        self._database = database
+        self._lend = lend
+        self._selection = selection
+
+    def pages(self) -> Iterator[list[StoredEvent]]:
+        """Read what has come since, page by page; no page at all where nothing has. That costs one cheap query."""
+        with self._lend() as connection:
+            moved = self._database.head(connection) > self.through
+            mark = self._database.high_water_mark(connection) if moved else self.through
+        if mark <= self.through:
+            return
+        if self._selection.possible:
+            yield from _pages_between(
+                self._database,
+                self._lend,
+                self._selection,
+                after=self.through,
+                until=mark,
+                limit=None,
+                backwards=False,
+            )
+        self.through = mark
 
 
 def _pages_between(

@@ -1,8 +1,9 @@
 """The lock file: what every declared event type looked like when it was last agreed on, kept beside the code.
 
 A class that changes without a new version can make recorded events unreadable, and nobody notices before a worker
-does. The lock holds, for each type, its version, its stream template, its names and the schema of its class, and the
-schemas of the versions before; comparing the classes of today with it needs no database. Of each version kept:
+does. The lock holds, for each type, its version, its names, the templates of its stream and tags, the schema of its
+class, and the schemas of the versions before; comparing the classes of today with it needs no database. Of each version
+kept:
 
 - at the declared version, or an older one that has no upcasters, the class must read what that version wrote
   (`compatibility.py` says how that is told);
@@ -10,8 +11,9 @@ schemas of the versions before; comparing the classes of today with it needs no 
 - a version above the declared one means that the class went back;
 - a type that is gone must be an alias of another one, and an alias that is dropped is a type that is gone.
 
-New types, new versions that hold to this, and wider classes break nothing; they are news, to be locked. A stream
-template that changes breaks no event, and splits the streams of an entity in two: that is told as news as well.
+New types, new versions that hold to this, and wider classes break nothing; they are news, to be locked. A template that
+changes breaks no event, and splits the streams of an entity in two, or hides earlier events from who asks by tag: that
+is told as news as well.
 
 The file is JSON, sorted, indented and without anything that differs between machines, so that a difference shows
 what changed.
@@ -38,6 +40,7 @@ class LockedType(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     stream: str | None
+    tags: list[str]
     aliases: list[str]
     schema: Schema
     earlier: dict[str, Schema] = {}
@@ -116,6 +119,7 @@ def _locked(declared: EventType, before: Lock) -> LockedType:
     return LockedType(
         version=declared.version,
         stream=declared.stream_template,
+        tags=sorted(declared.tag_templates),
         aliases=sorted(declared.aliases),
         schema=exact_schema(declared.data_class),
         earlier=earlier,
@@ -172,6 +176,8 @@ def _news(name: str, locked: LockedType, declared: EventType) -> list[str]:
         news.append("the class changed, and reads what was recorded")
     if declared.stream_template != locked.stream:
         news.append(f"its streams are named {_named(declared.stream_template)} now, and were {_named(locked.stream)}")
+    if sorted(declared.tag_templates) != locked.tags:
+        news.append(f"its tags are {sorted(declared.tag_templates)} now, and were {locked.tags}")
     if name == declared.name and not set(declared.aliases) <= set(locked.aliases):
         news.append(f"has the old names {', '.join(sorted(declared.aliases))}")
     return news

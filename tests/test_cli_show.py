@@ -33,7 +33,7 @@ def at(places: Any) -> list[int]:
 def test_a_position_and_an_id_show_the_same_event(shop: Shop) -> None:
     with opened(shop.url) as log:
         (recorded,) = log.append(Event({"said": "hé"}, type="note.taken", stream="note-1", tags=["desk:7"]))
-    by_position, by_id = shop.json("show", recorded.position), shop.json("show", recorded.id)
+    by_position, by_id = shop.json("show", recorded.position), shop.json("show", str(recorded.id))
     assert by_position == by_id
     (read,) = shop.cli("read", "-o", "jsonl").lines
     assert by_position["event"] == read

@@ -131,6 +131,23 @@ def test_types_with_an_app_says_which_class_reads_what(shop: Shop) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "version"),
+    [
+        ([], 1),
+        (["--app", "depot:app"], 2),
+        (["--type-version", "7"], 7),
+        (["--app", "no:app", "--type-version", "7"], 7),
+    ],
+)
+def test_appended_data_has_the_form_the_app_declares_or_the_one_that_is_named(
+    shop: Shop, arguments: list[str], version: int
+) -> None:
+    shop.json("append", "depot.weighed", "-s", "parcel-1", "-d", "number:=1", *arguments)
+
+    assert [one["version"] for one in shop.json("types")["types"]] == [version]
+
+
 def test_types_of_an_empty_log_says_so(shop: Shop) -> None:
     ran = shop.cli("types")
 
@@ -293,6 +310,10 @@ HARMLESS = {
     "a wider field": (("    grams: int", "    grams: int | None"), "reads what was recorded"),
     "a rename with an alias": (('"box.burnt"', '"box.burned", aliases=("box.burnt",)'), "is named 'box.burned' now"),
     "another stream": (('"parcel-', '"package-'), "its streams are named 'package-{number}' now"),
+    "other tags": (
+        ('stream="parcel-{number}")', 'stream="parcel-{number}", tags=["parcel:{number}"])'),
+        "its tags are ['parcel:{number}'] now, and were []",
+    ),
     "a version that reads the one before": (('@event("box.burnt"', '@event("box.burnt", version=2'), "2 is declared"),
 }
 

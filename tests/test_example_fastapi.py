@@ -55,7 +55,7 @@ class Service:
     def answers(self) -> bool:
         assert self.process.poll() is None, "the service has ended"
         try:
-            return self.get("/customers/nobody") == {"total": 0}
+            return bool(self.get("/customers/nobody") == {"total": 0})
         except OSError:
             return False
 

@@ -1,6 +1,7 @@
 """What an append and a read cost: round trips, locks, and rows that are looked at."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from psycopg import pq
 from sqlalchemy import Connection, text
 
 from eventlog.log import EventLog
-from eventlog.query import PageQuery
+from eventlog.query import PageQuery, Query
 from tests.log_support import backend, note, opened
 
 
@@ -98,19 +99,38 @@ def test_a_read_holds_no_lock_of_ours(log: EventLog) -> None:
         assert advisory_locks(connection) == 0
 
 
+TAGGED = Query(tags=["one:77"])
 QUERIES = {
     "the end of the log": PageQuery(after=19_990, until=20_001, limit=1_000),
     "a stream": PageQuery(after=0, until=20_001, limit=1_000, stream="fill-77"),
     "the end of a stream": PageQuery(after=19_000, until=20_001, limit=1_000, stream="fill-77"),
+    "a tag": PageQuery(after=0, until=20_001, limit=1_000, matching=(TAGGED,)),
+    "a tag, backwards": PageQuery(after=0, until=20_001, limit=1_000, backwards=True, matching=(TAGGED,)),
+    "a tag and a type": PageQuery(after=0, until=20_001, limit=1_000, matching=(Query(types=["t"], tags=["one:77"]),)),
+    "a tag of few events and one of all": PageQuery(
+        after=0, until=20_001, limit=1_000, matching=(Query(tags=["one:77", "all"]),)
+    ),
+    "a tag of all events, the first ten": PageQuery(after=0, until=20_001, limit=10, matching=(Query(tags=["all"]),)),
+    "a tag of all events, the last ten": PageQuery(
+        after=0, until=20_001, limit=10, backwards=True, matching=(Query(tags=["all"]),)
+    ),
+    "one tag or another one": PageQuery(
+        after=0, until=20_001, limit=1_000, matching=(TAGGED, Query(types=["t"], tags=["one:78"]))
+    ),
+    "a tag, since a time": PageQuery(
+        after=0, until=20_001, limit=1_000, matching=(TAGGED,), since=datetime(2020, 1, 1, tzinfo=UTC)
+    ),
 }
 
 
 def fill(connection: Connection) -> None:
-    """Twenty thousand events in ten thousand streams."""
+    """Twenty thousand events in ten thousand streams, each with a tag of its stream and one that all have."""
     connection.execute(
         text(
-            "insert into eventlog.events (id, stream, version, type, data)"
-            " select gen_random_uuid(), 'fill-' || n % 10000, 1 + n / 10000, 't', '1' from generate_series(0, 19999) n"
+            "insert into eventlog.events (id, stream, version, type, data, tags)"
+            " select gen_random_uuid(), 'fill-' || n % 10000, 1 + n / 10000, 't', '1',"
+            " array['one:' || n % 10000, 'all']"
+            " from generate_series(0, 19999) n"
         )
     )
 
@@ -121,7 +141,7 @@ def test_a_page_is_read_without_looking_at_the_rest_of_the_log(
     with log.engine.begin() as connection:
         fill(connection)
     with log.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("analyze eventlog.events"))
+        connection.execute(text("analyze eventlog.events, eventlog.event_tags"))
     for what, query in QUERIES.items():
         with subtests.test(what):
             ((plan,),) = explained(log, query, monkeypatch, "explain (analyze, format json)")
@@ -159,3 +179,60 @@ def explained(log: EventLog, query: PageQuery, monkeypatch: pytest.MonkeyPatch, 
         patch.setattr(log.database, "_rows", ask)
         log.database.page(connection, query)
     return answers
+
+
+def test_a_tag_of_a_sqlite_file_is_read_by_its_index(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    with opened(sqlite_url) as log:
+        for what, query in QUERIES.items():
+            with subtests.test(what):
+                plan = explained(log, query, monkeypatch, "explain query plan")
+
+                scanned = {step[3].split()[1] for step in plan if step[3].startswith("SCAN")}
+                assert not scanned & {"events", "event_tags", "e", "t0_0", "t0_1", "t1_0"}, plan
+                assert not query.matching or any("(tag=?" in step[3] for step in plan), plan
+
+
+def test_a_condition_looks_only_at_what_carries_its_first_tag_after_its_position(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty thousand events carry the tag; what is fetched are those after the position, with analysed tables."""
+    with log.engine.begin() as connection:
+        fill(connection)
+    with log.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("analyze eventlog.event_tags"))
+
+    def fetched() -> int:
+        """How many rows and index entries of event_tags were fetched, by this transaction."""
+        question = "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables where relname = 'event_tags'"
+        return int(connection.scalar(text(question)) or 0)
+
+    for tags in (["all"], ["all", "one:77"], ["one:77", "all"]):
+        with log.engine.begin() as connection:
+            log.append(note("decided"), unless=Query(types=["other"], tags=tags, after=19_990), tx=connection)
+            assert fetched() < 100, tags
+
+
+def test_a_condition_costs_three_round_trips_in_the_callers_transaction(log: EventLog, tmp_path: Path) -> None:
+    """One for its question and two for the savepoint that takes its locks back when it does not hold."""
+
+    def append(*, unless: Sequence[Query] = ()) -> None:
+        with log.engine.begin() as connection:
+            for number in range(10):
+                log.append(note(f"{number}"), tx=connection, unless=unless)
+
+    append(unless=[Query(tags=["a"])])
+    plain = round_trips(log, append, tmp_path / "trace")
+    conditional = round_trips(log, lambda: append(unless=[Query(tags=["a"])]), tmp_path / "trace")
+
+    assert conditional - plain == 30
+
+
+def test_a_tagged_append_is_one_round_trip(log: EventLog, tmp_path: Path) -> None:
+    def append() -> None:
+        for number in range(20):
+            log.append(note(f"{number}"), tags=["a", f"b:{number}"])
+
+    append()
+    assert round_trips(log, append, tmp_path / "trace") == 20

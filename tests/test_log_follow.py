@@ -169,13 +169,25 @@ def test_a_follower_that_was_stopped_before_it_began_sees_nothing(log: EventLog)
     assert list(log.follow(stop=stop)) == []
 
 
-def test_a_follower_holds_no_connection_while_its_reader_works(log: EventLog) -> None:
+def test_a_follower_holds_no_connection_of_the_pool_while_its_reader_works(log: EventLog) -> None:
+    """The doorbell has one of its own, and borrows one for a moment when it begins, to test it."""
     log.append(*notes(3))
-    events = log.follow()
-    assert next(iter(events)).position == 1
+    with closing(log.follow()) as events:  # type: ignore[type-var]  # it is a generator
+        assert next(events).position == 1
 
-    assert log.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-    assert [event.position for event in islice(events, 2)] == [2, 3]
+        wait_until(lambda: log.engine.pool.checkedout() == 0, what="connections given back")  # type: ignore[attr-defined]
+        assert [event.position for event in islice(events, 2)] == [2, 3]
+
+
+def test_a_follower_that_sleeps_is_woken_by_an_append(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the bell it would see the event at the slow poll, an hour later."""
+    monkeypatch.setattr(log.doorbell, "slow_poll_seconds", 3600.0)
+    monkeypatch.setattr("eventlog.log.SLOW_POLL_SECONDS", 3600.0)
+    with Following(log) as follower:
+        for number in range(3):
+            wait_until(lambda: log.doorbell.is_out, what="the follower to sleep")
+            log.append(note(f"{number}"))
+            assert follower.wait_for(number + 1)[-1] == f"{number}"
 
 
 def test_a_database_error_ends_following(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:

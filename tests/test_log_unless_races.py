@@ -103,8 +103,9 @@ def test_a_plain_insert_of_the_tag_waits_until_the_decision_has_committed(log: E
     assert [event.stream for event in log.read()] == ["decision-a", "plain"]
 
 
+@pytest.mark.parametrize("by_sql", [False, True])
 def test_an_append_to_the_stream_of_a_decision_waits_before_it_holds_what_the_decision_needs(
-    log: EventLog, first: Connection
+    log: EventLog, first: Connection, by_sql: bool
 ) -> None:
     """The usual case: the course is tag and stream. Inserted first and locked then, the append would hold version 1 of
     the stream and wait for the tag, the decision hold the tag and wait for the version: a deadlock. In the caller's
@@ -113,7 +114,12 @@ def test_an_append_to_the_stream_of_a_decision_waits_before_it_holds_what_the_de
 
     def write() -> None:
         with log.engine.begin() as connection:
-            log.append(tagged("course:1", stream="course-1"), tx=connection)
+            if by_sql:
+                connection.execute(
+                    text("select eventlog.append('course-1', 'note.taken', '1', tags => array['course:1'])")
+                )
+            else:
+                log.append(tagged("course:1", stream="course-1"), tx=connection)
 
     decide(log, "course:1", tx=first)
     writer = Background(write)

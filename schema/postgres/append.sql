@@ -68,6 +68,11 @@ begin
         end if;
     end if;
 
+    if distinct_tags is not null then
+        -- Before the version and the position are taken: see lock_tags.sql.
+        perform {schema}.lock_tags(distinct_tags, null);
+    end if;
+
     for try in 1..tries_max loop
         insert into {schema}.events as e (id, stream, version, type, type_version, data, metadata, tags)
         select append.id, append.stream, now_at.version + 1, append.type, append.type_version, append.data,

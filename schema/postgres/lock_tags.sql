@@ -4,6 +4,10 @@
 -- never wait for each other therefore; a decision waits until those who have written its tag have ended, sees what they
 -- committed, and keeps others from committing more before it has ended itself.
 --
+-- An append takes them before its version and its position. Afterwards it would hold the version that a decision by its tag
+-- needs, each waiting for the other; and its position could be below that of a decision that never saw it. The trigger
+-- that indexes an event can only come afterwards: a plain INSERT that wants this calls lock_tags before.
+--
 -- A tag is locked by its hash, one of 256: two tags may wait for each other without need, but however many tags a
 -- transaction writes, it never fills the server's lock table. All locks of a call are taken in one order, so two appends
 -- cannot block each other for good. The oid of event_tags keeps them apart from marks and from other logs.
