@@ -175,7 +175,7 @@ def test_functions_with_the_rights_of_their_owner_choose_their_own_search_path(p
     with engine_of(postgres_database_url) as engine:
         definers = [told for (told,) in facts(engine)["functions"] if "SECURITY DEFINER" in told]
 
-    assert len(definers) == 5
+    assert len(definers) == 6
     assert all("SET search_path TO 'pg_catalog', 'pg_temp'" in told for told in definers)
 
 
