@@ -5,6 +5,7 @@ reader of stdout who goes away, also while nothing comes. A database that stops 
 on after the last event that was printed, so that none is skipped or shown twice.
 """
 
+import logging
 import select
 import signal
 import sys
@@ -39,6 +40,8 @@ def follow(log: EventLog, *, after: int | None, last: int | None, as_json: bool,
     `after` says where to begin, None that nobody said it. `last` is how many of those that are there already are
     printed; None stands for all of them from `after` or `since` on, and for ten where neither says where to begin.
     """
+    # A database that is away is told of here, once; whoever has set up logging has the doorbell's word as well.
+    logging.getLogger("eventlog.doorbell").addHandler(logging.NullHandler())
     begins = after is not None or filters.get("since") is not None
     count = last if last is not None or begins else SHOWN_FIRST
     with _ending() as ending:

@@ -52,8 +52,8 @@ def test_the_page_on_migrations_does_what_it_says(folder: Path, postgres_empty_u
                 check=False,
             )
             assert ran.returncode == 0, f"{command}\n{ran.stderr}"
-            told.append((command, _comparable(output)))
-            done.append((command, _comparable(ran.stdout)))
+            told.append((command, _comparable(command, output)))
+            done.append((command, _comparable(command, ran.stdout)))
     assert told == done
     assert len(told) > 10
 
@@ -85,8 +85,10 @@ def _written(folder: Path, text: str) -> None:
     (folder / named[1]).write_text(text)
 
 
-def _comparable(output: str) -> str:
-    return REVISION_ID.sub("0e4d5a17ac01", FILE_MADE.sub("", output))
+def _comparable(command: str, output: str) -> str:
+    told = REVISION_ID.sub("0e4d5a17ac01", FILE_MADE.sub("", output))
+    # Two branches have no order: Alembic tells their heads as the table happens to hold them.
+    return "".join(sorted(told.splitlines(keepends=True))) if command == "alembic current" else told
 
 
 def _has(program: str) -> bool:
