@@ -1,7 +1,7 @@
 """`read --follow`: events as they come, until somebody ends it.
 
-^C ends it as it ends every command. SIGTERM ends it after the events at hand, the second one at once; so does the
-reader of stdout who goes away, also while nothing comes. A database that stops answering does not end it: reading goes
+^C and SIGTERM end it where no statement is interrupted, the second one at once; so does the reader of stdout who goes
+away, also while nothing comes. A database that stops answering does not end it: reading goes
 on after the last event that was printed, so that none is skipped or shown twice.
 """
 
@@ -53,6 +53,10 @@ def follow(log: EventLog, *, after: int | None, last: int | None, as_json: bool,
         for line in lines:
             show(line)
             sys.stdout.flush()
+            if ending.interrupted:
+                break
+    if ending.interrupted:
+        raise KeyboardInterrupt
 
 
 def _last(log: EventLog, *, after: int, until: int, count: int | None, filters: Filters) -> list[StoredEvent]:
@@ -104,6 +108,7 @@ class _Ending(threading.Event):
     """Set when it is time to end; unlike a plain Event a signal handler may set it, since that takes no lock."""
 
     asked = False
+    interrupted = False
 
     def is_set(self) -> bool:
         return self.asked or _nobody_reads()
@@ -121,13 +126,17 @@ def _ending() -> Iterator[_Ending]:
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         ending.asked = True
-        signal.signal(number, before)
+        ending.interrupted = ending.interrupted or number == signal.SIGINT
+        signal.signal(number, before[number])
 
-    before = signal.signal(signal.SIGTERM, on_signal)
+    before: dict[int, signal._HANDLER] = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield ending
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _nobody_reads() -> bool:
