@@ -1,7 +1,7 @@
 """What tags and conditions cost an append, as ratios within one run.
 
-    python benchmarks/tags_cost.py URL                           an empty database, or one whose log may be written to
-    python benchmarks/tags_cost.py URL --only untagged           what an earlier release can do too
+    python -m benchmarks.tags_cost [--url URL]                   else the server of the tests
+    python -m benchmarks.tags_cost --only untagged               what an earlier release can do too
 
 The rounds of the kinds alternate (A B C A B C), and a kind's figure is its best round: what the machine can do when
 nobody is in the way. Kinds of one event are appends by one client, each a transaction; kinds of many are one append.
@@ -12,9 +12,11 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from eventlog.events import Event
 from eventlog.log import EventLog
+from tests.postgres_server import postgres_server
 
 LONE = 1_500
 BATCH = 20_000
@@ -22,15 +24,19 @@ BATCH = 20_000
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("url")
+    arguments.add_argument("--url", help="a database whose log may be written to; without it, the tests' server")
     arguments.add_argument("--only", choices=["all", "untagged"], default="all")
     arguments.add_argument("--rounds", type=int, default=4)
     given = arguments.parse_args()
-    log = EventLog(given.url)
+    with nullcontext(given.url) if given.url else postgres_server() as url:
+        measure(EventLog(url), only=given.only, rounds=given.rounds)
+
+
+def measure(log: EventLog, *, only: str, rounds: int) -> None:
     log.init()
-    kinds = {name: work for name, work in KINDS.items() if given.only == "all" or "untagged" in name}
+    kinds = {name: work for name, work in KINDS.items() if only == "all" or "untagged" in name}
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    for round_number in range(given.rounds):
+    for round_number in range(rounds):
         for name, work in kinds.items():
             begun = time.perf_counter()
             events = work(log, f"{time.time_ns()}-{round_number}")

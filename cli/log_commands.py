@@ -17,12 +17,10 @@ from eventlog.cli.settings import Settings, read_settings
 from eventlog.database import initialise
 from eventlog.errors import UsageError
 from eventlog.events import Event, Recorded, StoredEvent
+from eventlog.limits import BATCH_EVENTS_MAX
 from eventlog.query import Query
 from eventlog.reading import Filters
 from eventlog.schema.migrate import SchemaState
-
-EVENTS_MAX = 100_000
-"""How many events one `append` takes from stdin: they are one transaction."""
 
 
 @click.command()
@@ -215,7 +213,7 @@ def _data(pairs_given: tuple[str, ...], data: str | None) -> list[Any]:
         return [json_value(data, what="--data")]
     if sys.stdin.isatty():
         say("Reading one JSON value a line; end with ^D.")
-    return json_lines(sys.stdin.buffer, limit=EVENTS_MAX)
+    return json_lines(sys.stdin.buffer, limit=BATCH_EVENTS_MAX)
 
 
 def _show_appended(recorded: list[Recorded[Any]], settings: Settings) -> None:

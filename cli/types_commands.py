@@ -232,10 +232,7 @@ def _read_as(one: Listed) -> str:
 def _check_log(settings: Settings, *, every: bool, size: int | None) -> bool:
     """Read what is recorded through the classes of the app, show how it went, and tell whether all could be read."""
     with opened_app(settings) as app:
-        if every:
-            events = app.log.read_stored(after=0, until=None, types=(), stream=None, limit=None)
-        else:
-            events = sample(app.log, size=size or SAMPLE_SIZE)
+        events = app.log.read_stored() if every else sample(app.log, size=size or SAMPLE_SIZE)
         readings = read_all(events)
     problems = [str(one) for one in declaration_problems()]
     failed = sum(one.failed for one in readings)

@@ -35,7 +35,7 @@ from eventlog.pending import Expected, PendingEvent
 from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
 from eventlog.schema.timestamps import sqlite_text
-from eventlog.sqlite_doorbell import Commits, SqliteBell
+from eventlog.sqlite_doorbell import SqliteBell, commits_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -55,7 +55,7 @@ class SqliteDatabase:
         self.engine = _engine(url_or_engine)
         self.schema = schema
         self.tables = tables(dialect="sqlite", schema=schema)
-        self._commits = Commits(self.engine)
+        self._commits = commits_of(self.engine)
         self._events = self.tables.sql_name("events")
         self._epochs = self.tables.sql_name("epochs")
         self._event_tags = self.tables.sql_name("event_tags")

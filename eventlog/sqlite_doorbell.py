@@ -19,10 +19,12 @@ from eventlog.nudge import Nudge
 
 PAUSE_SECONDS_MIN = 0.001
 PAUSE_SECONDS_MAX = 0.025
+_COMMITS = "eventlog_commits"
+_MAKING = threading.Lock()
 
 
 class Commits:
-    """Tells whoever asked for it that this engine is about to commit. Make one per engine, before it is shared.
+    """Tells whoever asked for it that this engine is about to commit. There is one per engine, see `commits_of`.
 
     The engine's own list of listeners must not change while another thread goes through it.
     """
@@ -43,6 +45,17 @@ class Commits:
     def _on_commit(self, _connection: object) -> None:
         for tell in self._tell:
             tell()
+
+
+def commits_of(engine: Engine) -> Commits:
+    """Return what listens to the commits of an engine; made with the first log on it, shared by all others."""
+    with _MAKING:
+        found = getattr(engine, _COMMITS, None)
+        if found is None:
+            found = Commits(engine)
+            setattr(engine, _COMMITS, found)
+        assert isinstance(found, Commits)
+        return found
 
 
 class SqliteBell:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from eventlog.event_types import EventType
+from eventlog.events import Recorded
 from eventlog.exact_schema import Schema, documented_schemas
 
 JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
@@ -74,8 +75,9 @@ def _recorded(declared: EventType, reference: Schema) -> Schema:
             "data": reference,
             "metadata": {"type": "object"},
             "recorded_at": {"type": "string", "format": "date-time"},
+            "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
         },
-        "required": ["position", "id", "stream", "version", "type", "type_version", "data", "metadata", "recorded_at"],
+        "required": list(Recorded.__struct_fields__),
     }
 
 

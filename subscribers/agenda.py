@@ -56,7 +56,8 @@ class Agenda:
 
     def __init__(self, runtime: Runtime, partitions: Sequence[Partition]) -> None:
         self._runtime = runtime
-        self._places = [_Place(partition=partition) for partition in partitions]
+        self._by_partition = {id(partition): _Place(partition=partition) for partition in partitions}
+        self._places = tuple(self._by_partition.values())
         self._look_at = 0.0
 
     @property
@@ -203,7 +204,7 @@ class Agenda:
         return [place.partition.subscriber.name for place in self._places]
 
     def _place(self, partition: Partition) -> _Place:
-        return next(place for place in self._places if place.partition is partition)
+        return self._by_partition[id(partition)]
 
 
 def _seconds(now: datetime, then: datetime) -> float:

@@ -1,7 +1,8 @@
 """The databases of the tests.
 
 `database_url` is the one to ask for: a test that takes it runs twice, on SQLite and on PostgreSQL, each time with a
-database of its own that has the log's schema and nothing else. The others name one database, or one without the
+database of its own that has the log's schema and nothing else; `log` is that log, opened, and `shop` a folder to run
+commands in. The others name one database, or one without the
 schema (`..._empty_url`). Making a database is cheap: the migrations run once a session and are copied from then on.
 """
 
@@ -17,7 +18,10 @@ import pytest
 import sqlalchemy
 
 from eventlog import event_types, upcasting
+from eventlog.log import EventLog
+from tests.cli_support import Shop
 from tests.clients import Clients, clients
+from tests.log_support import opened
 from tests.pgbouncer_server import pgbouncer_server
 from tests.postgres_server import postgres_server
 
@@ -114,6 +118,28 @@ def empty_database_url(request: pytest.FixtureRequest) -> str:
     """A database with nothing in it; the test runs once for each kind."""
     fixture = {"sqlite": "sqlite_empty_url", "postgres": "postgres_empty_url"}[request.param]
     return str(request.getfixturevalue(fixture))
+
+
+@pytest.fixture
+def log(database_url: str) -> Iterator[EventLog]:
+    """A log of its own; the test runs once on each kind of database."""
+    with opened(database_url) as log:
+        yield log
+
+
+@pytest.fixture
+def postgres_log(postgres_database_url: str) -> Iterator[EventLog]:
+    """A log of its own on PostgreSQL."""
+    with opened(postgres_database_url) as log:
+        yield log
+
+
+@pytest.fixture
+def shop(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shop:
+    """A folder to run commands in, beside a log; once on each kind of database."""
+    return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
 
 
 @pytest.fixture(scope="session")

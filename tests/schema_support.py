@@ -1,8 +1,10 @@
 """What the tests of the schema share: what a database knows of a log, and applying SQL as an administrator would."""
 
 import importlib.util
+import shutil
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,21 @@ def apply_sql(url: str, script: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+def sqlite_shell(folder: Path) -> Path:
+    """The sqlite3 shell of the machine; where there is none, a program that takes a script as it does."""
+    found = shutil.which("sqlite3")
+    if found is not None:
+        return Path(found)
+    program = folder / "sqlite3"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sqlite3, sys\n"
+        "sqlite3.connect(sys.argv[-1], isolation_level=None).executescript(sys.stdin.read())\n"
+    )
+    program.chmod(0o755)
+    return program
 
 
 def dumped(url: str) -> str:

@@ -16,13 +16,6 @@ from tests.log_support import Background, backend, engine_of, note, notes, opene
 
 
 @pytest.fixture
-def shop(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
-
-
-@pytest.fixture
 def postgres_shop(
     tmp_path: Path, postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Shop:

@@ -8,13 +8,6 @@ from tests.cli_support import Shop
 from tests.log_support import opened
 
 
-@pytest.fixture
-def shop(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
-
-
 def test_status_has_the_keys_that_are_promised(shop: Shop) -> None:
     position = shop.orders(1, -1)[-1]
     shop.drain()

@@ -14,13 +14,6 @@ from tests.log_support import opened
 
 
 @pytest.fixture
-def shop(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
-
-
-@pytest.fixture
 def empty_shop(
     tmp_path: Path, empty_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Shop:

@@ -1,20 +1,12 @@
 """What `read` can be narrowed down to from the command line, and conditions of `append`, on both databases."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from eventlog.events import Event
 from tests.cli_support import Shop, on_terminal
 from tests.log_support import opened
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def said(shop: Shop, *options: str | int) -> list[str]:

@@ -1,19 +1,11 @@
 """`rewind` and `undo`, on both databases."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from tests.cli_support import Shop
 from tests.log_support import opened
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def test_from_names_the_event_that_is_delivered_next(shop: Shop) -> None:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -32,13 +31,6 @@ def send(recorded):
         time.sleep(0.01)
     Path("sent").touch()
 '''
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def test_a_drain_has_the_keys_that_are_promised(shop: Shop) -> None:

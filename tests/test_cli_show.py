@@ -1,6 +1,5 @@
 """`show`: one event in full, with its neighbours and its failures, on both databases."""
 
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,13 +11,6 @@ from eventlog.lineage import NAMED_MAX, lineage
 from eventlog.log import EventLog
 from tests.cli_support import Shop, on_terminal
 from tests.log_support import note, opened
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def follow_up(log: EventLog, cause: Recorded[Any], words: str, *, stream: str = "note-2") -> Recorded[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.schema_support import libpq_url, postgres_programs
+from tests.schema_support import libpq_url, postgres_programs, sqlite_shell
 
 PAGE = Path(__file__).parent.parent / "docs" / "migrations.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -29,11 +29,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_page_on_migrations_does_what_it_says(folder: Path, postgres_empty_url: str) -> None:
+def test_the_page_on_migrations_does_what_it_says(
+    folder: Path, postgres_empty_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    programs = [Path(sys.executable).parent, postgres_programs(), sqlite_shell(tmp_path_factory.mktemp("bin")).parent]
     environment = os.environ | {
         "SHOP_URL": postgres_empty_url,
         "DATABASE_URL": libpq_url(postgres_empty_url),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(postgres_programs()), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
     }
     told, done = [], []
     for kind, text in BLOCK.findall(PAGE.read_text()):
@@ -41,8 +44,6 @@ def test_the_page_on_migrations_does_what_it_says(folder: Path, postgres_empty_u
             _written(folder, text)
             continue
         for command, output in DEED.findall(text):
-            if "sqlite3" in command and not _has("sqlite3"):
-                continue
             ran = subprocess.run(
                 ["bash", "-o", "pipefail", "-c", command],
                 cwd=folder,
@@ -89,7 +90,3 @@ def _comparable(command: str, output: str) -> str:
     told = REVISION_ID.sub("0e4d5a17ac01", FILE_MADE.sub("", output))
     # Two branches have no order: Alembic tells their heads as the table happens to hold them.
     return "".join(sorted(told.splitlines(keepends=True))) if command == "alembic current" else told
-
-
-def _has(program: str) -> bool:
-    return subprocess.run(["which", program], capture_output=True, check=False).returncode == 0

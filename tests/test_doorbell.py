@@ -1,7 +1,6 @@
 """Sleeping beside a log until something may be new, on both databases."""
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,12 +9,6 @@ from eventlog.errors import UsageError
 from eventlog.log import EventLog
 from tests.doorbell_support import FAR_AWAY_SECONDS, Dozer, Once, WatchedDoorbell, asleep
 from tests.log_support import Background, note, opened, wait_until
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 @pytest.fixture
@@ -183,3 +176,12 @@ def test_a_fault_in_what_the_sleeper_looks_at_comes_out_of_its_sleep(doorbell: W
 def test_a_file_is_not_listened_to(sqlite_url: str) -> None:
     with pytest.raises(UsageError, match="watched"):
         EventLog(sqlite_url, listen_url="postgresql://localhost/other")
+
+
+def test_logs_on_one_sqlite_engine_share_what_listens_to_its_commits(sqlite_url: str) -> None:
+    """One listener each would stay with the engine for good, and be called at each of its commits."""
+    with opened(sqlite_url) as log:
+        for _ in range(5):
+            EventLog(log.engine).append(note("one"))
+
+        assert len(list(log.engine.dispatch.commit)) == 1

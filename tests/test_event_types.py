@@ -2,7 +2,6 @@
 
 import enum
 import math
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -118,12 +117,6 @@ plain_data = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=12,
 )
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 @pytest.fixture(scope="module")

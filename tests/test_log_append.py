@@ -1,6 +1,5 @@
 """Append: the order and the numbers of events, and what the caller may expect of a stream."""
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -9,13 +8,7 @@ import pytest
 from eventlog.errors import UsageError, WrongExpectedVersionError
 from eventlog.events import Event
 from eventlog.log import EventLog
-from tests.log_support import everything, note, notes, opened, positions, said
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
+from tests.log_support import everything, note, notes, positions, said
 
 
 def test_events_are_recorded_in_the_order_given(log: EventLog) -> None:

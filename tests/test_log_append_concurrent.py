@@ -1,6 +1,6 @@
 """Appends at the same time: to one stream, to the same streams in other orders, with one expected version."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -26,18 +26,6 @@ from tests.log_support import (
 
 WRITERS = 8
 EACH = 25
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
-
-
-@pytest.fixture
-def postgres_log(postgres_database_url: str) -> Iterator[EventLog]:
-    with opened(postgres_database_url) as log:
-        yield log
 
 
 def test_appends_of_many_threads_to_one_stream_are_all_recorded_without_a_gap(log: EventLog) -> None:

@@ -1,7 +1,6 @@
 """Idempotent appends: the same id with the same content is recorded once."""
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -13,13 +12,7 @@ from eventlog.errors import IdConflictError, InvalidEventError, WrongExpectedVer
 from eventlog.events import Event
 from eventlog.ids import new_id
 from eventlog.log import EventLog
-from tests.log_support import at_once, everything, note, opened, said
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
+from tests.log_support import at_once, everything, note, said
 
 
 def test_an_event_keeps_the_id_it_was_given(log: EventLog) -> None:

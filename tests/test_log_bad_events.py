@@ -1,7 +1,6 @@
 """What cannot be recorded: refused with a remedy before anything is sent, in and outside the caller's transaction."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +12,7 @@ from eventlog.event_types import event
 from eventlog.events import Event
 from eventlog.limits import DATA_BYTES_MAX, METADATA_BYTES_MAX, STREAM_CHARACTERS_MAX, TYPE_CHARACTERS_MAX
 from eventlog.log import EventLog
-from tests.log_support import everything, note, opened, said
+from tests.log_support import everything, note, said
 
 
 class Inner(msgspec.Struct, frozen=True):
@@ -29,12 +28,6 @@ class ReadingTaken(msgspec.Struct, frozen=True):
     value: float | None = None
     inner: Inner = Inner()
     series: tuple[float | None, ...] = ()
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 def refuse(log: EventLog, *events: object, match: str, **arguments: Any) -> None:

@@ -28,12 +28,6 @@ from eventlog.sqlite import prepare
 from tests.log_support import backend, engine_of, everything, note, notes, opened, said, wait_until
 
 
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
-
-
 @pytest.mark.parametrize(
     "url",
     [

@@ -6,7 +6,7 @@ After each race the log is read as a history: at every event, the rules held for
 import random
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -21,15 +21,9 @@ from tests.course_subscriptions import (
     RuleError,
     StudentSubscribed,
 )
-from tests.log_support import at_once, errors_of, everything, opened
+from tests.log_support import at_once, errors_of, everything
 
 THREADS = 8
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 @pytest.fixture

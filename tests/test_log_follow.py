@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
 from typing import Any
@@ -14,7 +14,7 @@ from eventlog.errors import DatabaseUnreachableError, UsageError
 from eventlog.events import Event, Recorded
 from eventlog.log import EventLog
 from eventlog.query import Query
-from tests.log_support import Background, note, notes, opened, positions, said, wait_until
+from tests.log_support import Background, note, notes, positions, said, wait_until
 from tests.log_tags_support import tagged
 from tests.log_writers import RACE_ENDED, Follow, run_race
 
@@ -22,18 +22,6 @@ WRITERS = 8
 RACE_SECONDS = 2.0
 NONE_WITHIN_SECONDS = 0.3
 """So long a follower is watched that must not see something."""
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
-
-
-@pytest.fixture
-def postgres_log(postgres_database_url: str) -> Iterator[EventLog]:
-    with opened(postgres_database_url) as log:
-        yield log
 
 
 class Following:

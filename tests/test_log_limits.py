@@ -25,12 +25,6 @@ GROWTH_MAX = 3.0
 """How much slower the last appends of a long transaction may be than the first: far above noise, far below linear."""
 
 
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
-
-
 def locks(connection: Connection, pid: int | None = None) -> int:
     """The entries of the lock table that are advisory, all of them or one backend's."""
     question = "select count(*) from pg_locks where locktype = 'advisory' and (:pid = 0 or pid = :pid)"

@@ -1,6 +1,5 @@
 """What goes with an event beside its data: metadata, the chain of causes, and the stream it belongs to."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -10,7 +9,7 @@ from eventlog.errors import InvalidEventError
 from eventlog.event_types import event
 from eventlog.events import Event, Recorded, caused_by
 from eventlog.log import EventLog
-from tests.log_support import everything, note, opened
+from tests.log_support import everything, note
 
 
 @event("parcel.sent", stream="parcel-{number}")
@@ -25,12 +24,6 @@ class ParcelWeighed(msgspec.Struct, frozen=True):
     """A type whose stream the append names."""
 
     grams: int
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 def recorded(log: EventLog, **arguments: Any) -> Recorded[Any]:

@@ -5,7 +5,7 @@ transactions that are committed and rolled back and savepoints within them; when
 for the shortest way there and prints it with its seed. Each example has streams and tags of its own in one log.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -21,7 +21,6 @@ from eventlog.events import Recorded
 from eventlog.log import EventLog
 from eventlog.query import Query
 from tests.append_model import Append, Condition, Fact, Model, covers
-from tests.log_support import opened
 
 EXAMPLES = 120
 _EXAMPLE = count()
@@ -160,12 +159,6 @@ class Example:
 
     def name(self, name: str) -> str:
         return f"{self._number}:{name}"
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 @quickly

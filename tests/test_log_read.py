@@ -1,6 +1,6 @@
 """Read: the order of positions, what a caller may ask for, and how little is fetched to answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -18,12 +18,6 @@ from tests.log_support import everything, note, notes, opened, positions, said
 PAGE = 4
 SEGMENTS = ["a", "b", "a.x", "a.y", "a.x.deep", "b.x"]
 STREAMS = ["s1", "s2", "s3"]
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Tags: recorded with an event however it comes into the log, returned, read back, and indexed."""
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 from sqlalchemy import text
@@ -15,12 +13,6 @@ from eventlog.log import EventLog
 from eventlog.query import Query
 from tests.log_support import everything, note, notes, opened, positions, said
 from tests.log_tags_support import ODD_TAGS, index_rows, insert_plainly, tagged
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 def tags_of(events: list[Recorded[object]]) -> list[tuple[str, ...]]:

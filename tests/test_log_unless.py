@@ -1,6 +1,5 @@
 """Conditions of an append: it is refused when an event that matches one has been recorded after its position."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,12 +22,6 @@ from eventlog.query import Query
 from eventlog.sqlite import prepare
 from tests.log_support import engine_of, everything, note, notes, opened, said
 from tests.log_tags_support import ODD_TAGS, insert_plainly, tagged
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 def is_refused(log: EventLog, *unless: Query, **arguments: Any) -> bool:

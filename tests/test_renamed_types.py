@@ -14,18 +14,12 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.registration import Registration
 from eventlog.upcasting import upcast
-from tests.log_support import everything, opened
+from tests.log_support import everything
 from tests.subscribers_support import Bench
 
 pytestmark = pytest.mark.usefixtures("own_declarations")
 
 Case = type[msgspec.Struct]
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 @pytest.fixture

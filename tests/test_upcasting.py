@@ -1,6 +1,5 @@
 """Upcasters: older versions are brought to the declared one step by step, and what cannot be is said clearly."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,15 +12,9 @@ from eventlog.events import Event, JsonObject
 from eventlog.log import EventLog
 from eventlog.subscribers.app import App
 from eventlog.upcasting import upcast
-from tests.log_support import everything, opened
+from tests.log_support import everything
 
 pytestmark = pytest.mark.usefixtures("own_declarations")
-
-
-@pytest.fixture
-def log(database_url: str) -> Iterator[EventLog]:
-    with opened(database_url) as log:
-        yield log
 
 
 def declare_parcel() -> type[msgspec.Struct]:
