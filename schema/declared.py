@@ -35,6 +35,8 @@ _FILLED_WITH_NOW = {
     ("failures", "last_failed_at"),
     ("attempts", "at"),
     ("operations", "at"),
+    ("receipts", "at"),
+    ("workers", "started_at"),
 }
 
 
@@ -111,11 +113,27 @@ def _extras(table: str, log: Tables) -> list[SchemaItem]:
                     postgresql_where=still_open,
                     sqlite_where=still_open,
                 ),
+                sa.Index(
+                    f"{label}failures_key_open",
+                    "subscriber",
+                    "partition",
+                    "key",
+                    "position",
+                    postgresql_where=still_open,
+                    sqlite_where=still_open,
+                ),
             ]
         case "attempts":
             return [sa.Index(f"{label}attempts_entry", "subscriber", "position")]
         case "operations":
             return [sa.Index(f"{label}operations_subscriber", "subscriber", "id")]
+        case "floors" | "receipts":
+            return [_of_subscriber(log, f"{table}_subscriber")]
+        case "replays":
+            return [
+                _of_subscriber(log, "replays_of"),
+                sa.Index(f"{label}replays_subscriber", "subscriber", "operation"),
+            ]
         case _:
             return []
 

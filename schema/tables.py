@@ -41,6 +41,10 @@ class Tables:
     failures: Table
     attempts: Table
     operations: Table
+    floors: Table
+    receipts: Table
+    workers: Table
+    replays: Table
 
     def sql_name(self, name: str) -> str:
         """Write a table's or function's name for use in SQL text."""
@@ -105,6 +109,7 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _optional("state_reason", Text()),
             _required("declaration", Text()),
             _required("registered_at", Timestamp()),
+            _optional("first_name", Text()),
         ),
         checkpoints=table(
             "checkpoints",
@@ -116,6 +121,8 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _required("epoch", BigInteger()),
             _optional("owner", Text()),
             _optional("expires_at", Timestamp()),
+            _optional("outage_handler", Text()),
+            _optional("outage_since", Timestamp()),
         ),
         failures=table(
             "failures",
@@ -137,6 +144,7 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _optional("reason", Text()),
             _optional("closed_by", BigInteger()),
             _optional("state_before", Text()),
+            _optional("handler", Text()),
         ),
         attempts=table(
             "attempts",
@@ -153,6 +161,7 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _required("epoch", BigInteger()),
             _required("duration_seconds", Double()),
             _required("at", Timestamp()),
+            _optional("operation", BigInteger()),
         ),
         operations=table(
             "operations",
@@ -164,6 +173,44 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _optional("reason", Text()),
             _required("before", Text()),
             _required("after", Text()),
+        ),
+        floors=table(
+            "floors",
+            _key("subscriber", Text()),
+            _key("partition", Integer()),
+            _required("partitions", Integer()),
+            _required("position", BigInteger()),
+        ),
+        receipts=table(
+            "receipts",
+            _key("subscriber", Text()),
+            _key("key", Text()),
+            _required("position", BigInteger()),
+            _required("at", Timestamp()),
+        ),
+        workers=table(
+            "workers",
+            _key("owner", Text()),
+            _required("process", BigInteger()),
+            _required("subscribers", Text()),
+            _required("started_at", Timestamp()),
+            _required("expires_at", Timestamp()),
+        ),
+        replays=table(
+            "replays",
+            _key("operation", BigInteger()),
+            _required("subscriber", Text()),
+            _required("state", Text()),
+            _required("chosen", Text()),
+            _required("new_keys", Boolean()),
+            _required("position", BigInteger()),
+            _required("in_hand", BigInteger()),
+            _required("until", BigInteger()),
+            _required("handled", BigInteger()),
+            _required("failed", BigInteger()),
+            _required("epoch", BigInteger()),
+            _optional("owner", Text()),
+            _optional("expires_at", Timestamp()),
         ),
     )
 
