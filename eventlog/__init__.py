@@ -14,19 +14,37 @@ if TYPE_CHECKING:
     from eventlog.query import Query
     from eventlog.subscribers.app import App
     from eventlog.subscribers.context import Context
+    from eventlog.subscribers.outcomes import Park, RetryAfter, Skip
     from eventlog.subscribers.retry import Retry
     from eventlog.upcasting import upcast
 
-__all__ = ["App", "Context", "Event", "EventLog", "Query", "Recorded", "Retry", "caused_by", "event", "upcast"]
+__all__ = [
+    "App",
+    "Context",
+    "Event",
+    "EventLog",
+    "Park",
+    "Query",
+    "Recorded",
+    "Retry",
+    "RetryAfter",
+    "Skip",
+    "caused_by",
+    "event",
+    "upcast",
+]
 
 _HOMES = {
     "App": "eventlog.subscribers.app",
     "Context": "eventlog.subscribers.context",
     "Event": "eventlog.events",
     "EventLog": "eventlog.log",
+    "Park": "eventlog.subscribers.outcomes",
     "Query": "eventlog.query",
     "Recorded": "eventlog.events",
     "Retry": "eventlog.subscribers.retry",
+    "RetryAfter": "eventlog.subscribers.outcomes",
+    "Skip": "eventlog.subscribers.outcomes",
     "caused_by": "eventlog.events",
     "event": "eventlog.event_types",
     "upcast": "eventlog.upcasting",

@@ -20,9 +20,10 @@ from sqlalchemy import Select, func, select
 
 from eventlog.bell import Look
 from eventlog.schema.timestamps import database_now
-from eventlog.subscribers.delivery import Delivered
+from eventlog.subscribers.due import due_at, first_of_its_key
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.partition import Partition
+from eventlog.subscribers.results import Delivered
 from eventlog.subscribers.runtime import Runtime
 
 LOOK_SECONDS = 1.0
@@ -145,8 +146,7 @@ class Agenda:
         return self._is_behind(place) and (place.settled != self._seen() or now >= place.settled_until)
 
     def _is_behind(self, place: _Place) -> bool:
-        lease = place.partition.lease
-        return lease.held and lease.progress.position < self._runtime.feed.mark
+        return place.partition.lease.held and place.partition.reached < self._runtime.feed.mark
 
     def _seen(self) -> tuple[int, int]:
         return self._runtime.feed.moves, self._runtime.log.doorbell.rings
@@ -189,13 +189,14 @@ class Agenda:
             select(
                 failures.c.subscriber,
                 failures.c.partition,
-                func.min(failures.c.next_attempt_at).label("next_attempt_at"),
+                func.min(due_at(failures)).label("next_attempt_at"),
                 database_now().label("now"),
             )
             .where(
                 failures.c.subscriber.in_(self._names()),
-                failures.c.state == EntryState.RETRYING,
-                failures.c.next_attempt_at.is_not(None),
+                failures.c.state.in_((EntryState.RETRYING, EntryState.BLOCKED)),
+                due_at(failures).is_not(None),
+                first_of_its_key(failures),
             )
             .group_by(failures.c.subscriber, failures.c.partition)
         )

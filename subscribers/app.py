@@ -1,8 +1,10 @@
 """The application: one log, and the subscribers a service declares on it."""
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, Table
 from sqlalchemy.engine import URL
@@ -12,15 +14,20 @@ from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberErr
 from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
 from eventlog.schema.tables import DEFAULT_SCHEMA
-from eventlog.subscribers.declaration import Delivery, Kind, OnFailure, Subscriber
+from eventlog.subscribers.declaration import FAILURES_MAX, OUTAGE_AFTER, Delivery, Kind, OnFailure, Subscriber
 from eventlog.subscribers.feed import Feed
+from eventlog.subscribers.handler_threads import HandlerThreads
+from eventlog.subscribers.keys import KeyFunction
 from eventlog.subscribers.partition import Partition
+from eventlog.subscribers.problems import Redact
 from eventlog.subscribers.registration import Registration, register
 from eventlog.subscribers.retry import Retry
-from eventlog.subscribers.runtime import LEASE_SECONDS, Runtime
+from eventlog.subscribers.runtime import LEASE_SECONDS, Around, Runtime
 from eventlog.subscribers.worker import Drained, Worker, drain
 
 logger = logging.getLogger("eventlog.worker")
+
+A = TypeVar("A", bound=Callable[..., Iterator[Any]])
 
 
 class App:
@@ -44,6 +51,8 @@ class App:
         self.listen_url = listen_url
         self.lease_seconds = lease_seconds
         self._subscribers: dict[str, Subscriber] = {}
+        self._around: list[Around] = []
+        self._handler_threads = HandlerThreads()
 
     @property
     def engine(self) -> Engine:
@@ -63,12 +72,22 @@ class App:
         on_failure: str = OnFailure.PARK,
         retry: Retry | None = None,
         partitions: int = 1,
-        key: Callable[..., str] | str | None = None,
+        key: KeyFunction | str | None = None,
+        concurrency: int = 1,
+        timeout_seconds: float | None = None,
+        outage_after: int = OUTAGE_AFTER,
+        failures_max: int = FAILURES_MAX,
+        redact: Redact = False,
     ) -> Subscriber:
         """Declare an effect: a subscriber whose handlers touch the outside world.
 
         `start` is where it begins when it is first registered: `"beginning"`, `"now"`, or a position to begin after.
-        Raises `DeclarationError`, also for a name that is declared already.
+        `partitions` share the events by their `key` (their stream, unless it names a field or is a function of the
+        recorded event), so that so many workers can take part; `concurrency` is how many events one of them handles at
+        a time, the events of a key one after the other. `timeout_seconds` limits each call. After `outage_after`
+        failures of a handler in a row the partition waits at its place; with `failures_max` open ones it waits for an
+        operator. `redact` keeps values out of the messages and tracebacks that the ledger holds. Raises
+        `DeclarationError`, also for a name that is declared already.
         """
         return self.add(
             Subscriber(
@@ -80,8 +99,11 @@ class App:
                 retry=retry or Retry(),
                 partitions=partitions,
                 key=key,
-                tables=(),
-                idempotent=False,
+                concurrency=concurrency,
+                timeout_seconds=timeout_seconds,
+                outage_after=outage_after,
+                failures_max=failures_max,
+                redact=redact,
             )
         )
 
@@ -93,13 +115,19 @@ class App:
         start: str | int = "beginning",
         on_failure: str = OnFailure.HALT,
         retry: Retry | None = None,
+        partitions: int = 1,
+        key: KeyFunction | str | None = None,
         idempotent: bool = False,
+        timeout_seconds: float | None = None,
+        outage_after: int = OUTAGE_AFTER,
+        failures_max: int = FAILURES_MAX,
+        redact: Redact = False,
     ) -> Subscriber:
         """Declare a projection: a subscriber that writes a read model in this database, each event exactly once.
 
         Its handlers write through `ctx.connection`. `tables` are those it owns: made when it is registered, and emptied
         when it is rewound to its start. `idempotent` says that its handlers may see an event again and the tables still
-        come out right, so that it may be rewound to any position.
+        come out right, so that it may be rewound to any position. The other arguments are those of `subscriber`.
         """
         return self.add(
             Subscriber(
@@ -109,10 +137,14 @@ class App:
                 delivery=Delivery.TRANSACTIONAL,
                 on_failure=on_failure,
                 retry=retry or Retry(),
-                partitions=1,
-                key=None,
+                partitions=partitions,
+                key=key,
                 tables=tables,
                 idempotent=idempotent,
+                timeout_seconds=timeout_seconds,
+                outage_after=outage_after,
+                failures_max=failures_max,
+                redact=redact,
             )
         )
 
@@ -130,6 +162,22 @@ class App:
                 )
         self._subscribers[subscriber.name] = subscriber
         return subscriber
+
+    def around(self, function: A) -> A:
+        """Declare what runs around every handler, as a generator function of the `Context` that yields once.
+
+        The place for tracing, logging, or choosing a tenant; the first declared is the outermost. What it raises is
+        the event's failure. A failure of the handler is thrown in at the yield, and counts whatever is done about it.
+        Around a coroutine it runs in the event loop. Raises `DeclarationError` for another kind of function.
+        """
+        declared: A = function
+        if not inspect.isgeneratorfunction(function):
+            raise DeclarationError(
+                f"{getattr(function, '__qualname__', function)!r} is not a generator function",
+                remedy="write a plain function of the context with one `yield`, where the handler is to run",
+            )
+        self._around.append(function)
+        return declared
 
     def register(self, *only: str) -> dict[str, Registration]:
         """Register the declared subscribers in the database, and make the tables of projections.
@@ -175,7 +223,13 @@ class App:
 
     def runtime(self) -> Runtime:
         """Make the surroundings of a new worker."""
-        return Runtime(log=self.log, feed=Feed(self.log), lease_seconds=self.lease_seconds)
+        return Runtime(
+            log=self.log,
+            feed=Feed(self.log),
+            lease_seconds=self.lease_seconds,
+            around=tuple(self._around),
+            handler_threads=self._handler_threads,
+        )
 
     def partitions(self, runtime: Runtime, only: Sequence[str] = ()) -> list[Partition]:
         """Make the partitions a worker runs."""

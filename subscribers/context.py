@@ -15,19 +15,32 @@ from eventlog.query import Query
 class Context:
     """Handed to a handler that takes a second parameter; valid during that call only.
 
-    `event` is the recorded event. `attempt` counts the calls for this event since it was last delivered live, from 1.
-    `redelivery` is False when the event was certainly never handed to this subscriber before, True when it perhaps was;
-    do not drop work on the flag alone. In transactional delivery a call whose transaction was rolled back does not
-    count: nothing of it is left. `epoch` rises with every change of owner, and can fence a system that compares
-    numbers.
+    `event` is the recorded event; a handler of lists finds all of its call's in `events`, and the last one in `event`.
+    `attempt` counts the calls for this event since it was last delivered live, from 1. `redelivery` is False when the
+    event was certainly never handed to this subscriber before, True when it perhaps was, or one of a list; do not drop
+    work on the flag alone. In transactional delivery a call whose transaction was rolled back does not count: nothing
+    of it is left. `epoch` rises with every change of owner, and can fence a system that compares numbers. `replay` is
+    the number of the replay that the call belongs to, None in live delivery.
     """
 
-    __slots__ = ("_connection", "_log", "_stop", "attempt", "epoch", "event", "redelivery", "subscriber")
+    __slots__ = (
+        "_connection",
+        "_key_name",
+        "_key_suffix",
+        "_log",
+        "_stop",
+        "attempt",
+        "epoch",
+        "events",
+        "redelivery",
+        "replay",
+        "subscriber",
+    )
 
     def __init__(
         self,
         *,
-        event: Recorded[Any],
+        events: Sequence[Recorded[Any]],
         subscriber: str,
         attempt: int,
         redelivery: bool,
@@ -35,20 +48,38 @@ class Context:
         connection: Connection | None,
         log: EventLog,
         stop: threading.Event,
+        key_name: str | None = None,
+        key_suffix: str = "",
+        replay: int | None = None,
     ) -> None:
-        self.event = event
+        self.events = events
         self.subscriber = subscriber
         self.attempt = attempt
         self.redelivery = redelivery
         self.epoch = epoch
+        self.replay = replay
         self._connection = connection
         self._log = log
         self._stop = stop
+        self._key_name = key_name or subscriber
+        self._key_suffix = key_suffix
+
+    @property
+    def event(self) -> Recorded[Any]:
+        return self.events[-1]
 
     @property
     def idempotency_key(self) -> str:
-        """The same text whenever this subscriber handles this event: pass it on to services that drop repeats."""
-        return f"{self.subscriber}:{self.event.id}"
+        """The same text whenever this subscriber handles this event: pass it on to services that drop repeats.
+
+        It stays when the subscriber is renamed. Raises `UsageError` for a list of several events, which would be
+        another list the next time: ask `idempotency_key_of` for each.
+        """
+        return self.idempotency_key_of(self._only_event("ctx.idempotency_key_of(event)"))
+
+    def idempotency_key_of(self, event: Recorded[Any]) -> str:
+        """The idempotency key of one event of a list."""
+        return f"{self._key_name}:{event.id}{self._key_suffix}"
 
     @property
     def connection(self) -> Connection:
@@ -76,17 +107,25 @@ class Context:
         metadata: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
         unless: Query | Sequence[Query] = (),
+        cause: Recorded[Any] | None = None,
     ) -> list[Recorded[Any]]:
         """Append events caused by this one: `EventLog.append`, with causation and correlation ids in the metadata.
 
-        In transactional delivery they commit together with the checkpoint, else in a transaction of their own.
+        In transactional delivery they commit together with the checkpoint, else in a transaction of their own. A
+        handler of lists names the event that is the cause. Raises what `EventLog.append` raises, and `UsageError`.
         """
+        cause = cause or self._only_event("cause=event")
         return self._log.append(
             *events,
             stream=stream,
             expected=expected,
             tx=self._connection,
-            metadata={**caused_by(self.event), **(metadata or {})},
+            metadata={**caused_by(cause), **(metadata or {})},
             tags=tags,
             unless=unless,
         )
+
+    def _only_event(self, remedy: str) -> Recorded[Any]:
+        if len(self.events) == 1:
+            return self.events[0]
+        raise UsageError(f"the call is for {len(self.events)} events, not for one", remedy=f"say which: {remedy}")

@@ -3,16 +3,25 @@
 import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import msgspec
 from sqlalchemy import Table
 
 from eventlog.errors import DeclarationError
+from eventlog.subscribers.keys import KeyFunction, KeyRule
+from eventlog.subscribers.problems import Redact
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.routing import HandlerFunction, Routes, handler_of
 
 F = TypeVar("F", bound=HandlerFunction)
+
+OUTAGE_AFTER = 20
+"""So many failures of one handler in a row, with no success between, are an outage and not the events' doing."""
+FAILURES_MAX = 10_000
+"""With so many open failures a partition waits for an operator. They are kept in memory by the worker that runs it."""
+PARTITIONS_MAX = 1_024
+CONCURRENCY_MAX = 1_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -25,10 +34,16 @@ class Kind(StrEnum):
 
 
 class Delivery(StrEnum):
-    """How checkpoint and handler stand to each other; see `delivery.py`."""
+    """How checkpoint and handlers stand to each other; see `delivery.py`.
+
+    transactional   handlers' writes and checkpoint commit together: exactly once
+    at-least-once   handlers, then checkpoint: a crash repeats what was in hand, and says so
+    at-most-once    checkpoint, then handlers: a crash leaves what was in hand to an operator
+    """
 
     TRANSACTIONAL = "transactional"
     AT_LEAST_ONCE = "at-least-once"
+    AT_MOST_ONCE = "at-most-once"
 
 
 class OnFailure(StrEnum):
@@ -52,6 +67,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     on_failure: OnFailure
     tables: tuple[str, ...]
     idempotent: bool
+    failures_max: int = FAILURES_MAX
 
     @property
     def contract(self) -> tuple[object, ...]:
@@ -82,10 +98,15 @@ class Subscriber:
         delivery: str,
         on_failure: str,
         retry: Retry,
-        partitions: int,
-        key: Callable[..., str] | str | None,
-        tables: Sequence[Table],
-        idempotent: bool,
+        partitions: int = 1,
+        key: KeyFunction | str | None = None,
+        tables: Sequence[Table] = (),
+        idempotent: bool = False,
+        concurrency: int = 1,
+        timeout_seconds: float | None = None,
+        outage_after: int = OUTAGE_AFTER,
+        failures_max: int = FAILURES_MAX,
+        redact: Redact = False,
     ) -> None:
         self.name = _check_name(name)
         self.kind = kind
@@ -93,41 +114,75 @@ class Subscriber:
         self.delivery = _member(Delivery, delivery, what="delivery")
         self.on_failure = _member(OnFailure, on_failure, what="on_failure")
         self.retry = retry
-        self.partitions = _check_partitions(partitions)
+        self.partitions = _within("partitions", partitions, most=PARTITIONS_MAX)
+        self.key = KeyRule(key)
         self.tables = tuple(tables)
         self.idempotent = idempotent
+        self.concurrency = _within("concurrency", concurrency, most=CONCURRENCY_MAX)
+        self.timeout_seconds = _check_timeout(timeout_seconds)
+        self.outage_after = _within("outage_after", outage_after, most=FAILURES_MAX)
+        self.failures_max = _within("failures_max", failures_max, most=10 * FAILURES_MAX)
+        self.redact = redact
         self.routes = Routes()
-        if key is not None:
-            raise DeclarationError("key= is not supported yet: failures are kept per stream", remedy="leave key out")
+        self._check_concurrency()
 
-    def __call__(self, function: F) -> F:
-        """Register a handler for the classes its first parameter is annotated with. Raises `DeclarationError`."""
-        self.routes.add(handler_of(function))
-        return function
+    @overload
+    def __call__(self, function: F, /) -> F: ...
+    @overload
+    def __call__(self, function: None = ..., /, *, batch: bool = ...) -> Callable[[F], F]: ...
+    def __call__(self, function: F | None = None, /, *, batch: bool = False) -> F | Callable[[F], F]:
+        """Register a handler for the classes its first parameter is annotated with. Raises `DeclarationError`.
 
-    def on(self, pattern: str) -> Callable[[F], F]:
+        `@mail(batch=True)`, or an annotation `list[...]`, makes it a handler of lists: it is called with events that
+        follow each other, at most a page of them.
+        """
+        if function is None:
+            return lambda given: self._register(given, pattern=None, batch=batch)
+        return self._register(function, pattern=None, batch=batch)
+
+    def on(self, pattern: str, *, batch: bool = False) -> Callable[[F], F]:
         """Register a handler for the types a pattern covers: `flight.*` one segment more, `flight.**` any number.
 
         The handler is given the `Recorded` event, or the data if its first parameter is annotated with `dict` or with
-        declared classes. Raises `DeclarationError`.
+        declared classes; a list of them with `batch`. Raises `DeclarationError`.
         """
+        return lambda function: self._register(function, pattern=pattern, batch=batch)
 
-        def register(function: F) -> F:
-            self.routes.add(handler_of(function, pattern=pattern))
-            return function
+    def _register(self, function: F, *, pattern: str | None, batch: bool) -> F:
+        handler = handler_of(function, pattern=pattern, batch=batch)
+        if handler.takes_list and self.concurrency > 1:
+            raise DeclarationError(
+                f"handler {handler.name} takes lists, and {self.name!r} has concurrency={self.concurrency}",
+                remedy="a list is handled in one call: leave concurrency out, or take one event at a time",
+            )
+        self.routes.add(handler)
+        return function
 
-        return register
+    def _check_concurrency(self) -> None:
+        if self.concurrency == 1:
+            return
+        if self.delivery is Delivery.TRANSACTIONAL:
+            raise DeclarationError(
+                f"{self.name!r}: a transaction has one connection, which handlers cannot share (concurrency=)",
+                remedy="use partitions= to have several workers share the events",
+            )
+        if self.on_failure is OnFailure.HALT:
+            raise DeclarationError(
+                f"{self.name!r}: with on_failure='halt' nothing passes a failure, with concurrency= others would have",
+                remedy="leave concurrency out, or use on_failure='park'",
+            )
 
     @property
     def declaration(self) -> Declaration:
         return Declaration(
             patterns=self.routes.patterns,
-            key="stream",
+            key=self.key.name,
             partitions=self.partitions,
             delivery=self.delivery,
             on_failure=self.on_failure,
             tables=tuple(str(table.fullname) for table in self.tables),
             idempotent=self.idempotent,
+            failures_max=self.failures_max,
         )
 
 
@@ -148,12 +203,18 @@ def _check_start(start: str | int) -> str | int:
     )
 
 
-def _check_partitions(partitions: int) -> int:
-    if partitions != 1:
-        raise DeclarationError(
-            f"partitions={partitions!r}: a subscriber has one partition for now", remedy="leave partitions out"
-        )
-    return partitions
+def _within(name: str, value: Any, *, most: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
+        return value
+    raise DeclarationError(f"{name}={value!r} is out of range", remedy=f"give a whole number from 1 to {most:,}")
+
+
+def _check_timeout(seconds: Any) -> float | None:
+    if seconds is None or (isinstance(seconds, int | float) and seconds > 0):
+        return None if seconds is None else float(seconds)
+    raise DeclarationError(
+        f"timeout_seconds={seconds!r} is no time limit", remedy="give seconds above 0, or leave it out for no limit"
+    )
 
 
 M = TypeVar("M", bound=StrEnum)

@@ -7,6 +7,38 @@ The hash is MD5, which PostgreSQL has built in: the SQL function `partition_of` 
 """
 
 import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from eventlog.errors import DeclarationError
+from eventlog.events import Recorded
+from eventlog.subscribers.feed import FeedItem
+
+STREAM = "stream"
+
+KeyFunction = Callable[[Recorded[Any]], object]
+
+
+class KeyRule:
+    """How a subscriber reads the key of an event: its stream, a field of its data, or a function of the recorded event.
+
+    `name` is what the database keeps of it, to notice when code declares another. Where the field is missing or None,
+    the function raises, or the event cannot be decoded, the key is the stream.
+    """
+
+    def __init__(self, declared: KeyFunction | str | None) -> None:
+        self.name = _name(declared)
+        self._read = _reader(declared)
+
+    def of(self, item: FeedItem) -> str:
+        """Return the key of an event."""
+        if self._read is None:
+            return item.stored.stream
+        try:
+            key = self._read(item.recorded())
+        except Exception:
+            return item.stored.stream
+        return item.stored.stream if key is None else str(key)
 
 
 def partition_of(key: str, *, partitions: int) -> int:
@@ -14,3 +46,29 @@ def partition_of(key: str, *, partitions: int) -> int:
     if partitions == 1:
         return 0
     return int.from_bytes(hashlib.md5(key.encode(), usedforsecurity=False).digest()[:4], "big") % partitions
+
+
+def _name(declared: KeyFunction | str | None) -> str:
+    if declared is None or declared == STREAM:
+        return STREAM
+    if isinstance(declared, str):
+        if not declared.isidentifier():
+            raise DeclarationError(f"key={declared!r} names no field", remedy="name a field of the events' data")
+        return f"data.{declared}"
+    if callable(declared):
+        return f"{getattr(declared, '__module__', '')}.{getattr(declared, '__qualname__', type(declared).__qualname__)}"
+    raise DeclarationError(
+        f"key={declared!r} is neither a field nor a function", remedy="leave it out for the stream, or name a field"
+    )
+
+
+def _reader(declared: KeyFunction | str | None) -> KeyFunction | None:
+    if declared is None or declared == STREAM:
+        return None
+    if isinstance(declared, str):
+        return lambda recorded: _field(recorded.data, declared)
+    return declared
+
+
+def _field(data: Any, name: str) -> object:
+    return data.get(name) if isinstance(data, dict) else getattr(data, name, None)

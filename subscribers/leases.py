@@ -13,6 +13,7 @@ was lost would else be applied twice.
 """
 
 import threading
+from datetime import datetime
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, literal, or_, select, update
@@ -35,11 +36,16 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
-    """What taking a lease found. `died` is whether the owner before has neither released it nor is ourselves."""
+    """What taking a lease found. `died` is whether the owner before has neither released it nor is ourselves;
+    `outage_handler` and `outage_since`, the outage it left; `key_name`, what idempotency keys begin with.
+    """
 
     epoch: int
     progress: Progress
     died: bool
+    outage_handler: str | None
+    outage_since: datetime | None
+    key_name: str
 
 
 class Lease:
@@ -75,7 +81,7 @@ class Lease:
         with self.database.transaction() as connection:
             row = read_subscriber(connection, self.database, self.subscriber, lock=RowLock.SHARED)
             check_contract(row, subscriber)
-            taken = self._take(connection) if row.state == "running" else None
+            taken = self._take(connection, key_name=row.first_name or row.name) if row.state == "running" else None
         if taken is not None:
             with self._lock:
                 self.epoch, self.progress = taken.epoch, taken.progress
@@ -129,17 +135,22 @@ class Lease:
             else:
                 self._valid_until = max(self._valid_until, began + self.seconds)
 
-    def release(self) -> None:
-        """Let others have it at once (T6), and wake them; nothing is in hand any more. Nothing, when it is not ours."""
+    def release(self, *, reached: int = 0) -> None:
+        """Let others have it at once (T6), and wake them; nothing is in hand any more. Nothing, when it is not ours.
+
+        `reached` is how far the log has been passed without anything to do, if that is beyond the checkpoint.
+        """
         if not self._held:
             return
+        position = self.progress.position
+        to = max(position, reached)
         self.forget()
         table = self.database.tables.checkpoints
         with self.database.transaction() as connection:
             connection.execute(
                 update(table)
-                .where(*self._ours(self.epoch))
-                .values(owner=None, expires_at=None, in_hand=table.c.position)
+                .where(*self._ours(self.epoch), table.c.position == position)
+                .values(owner=None, expires_at=None, position=to, in_hand=to)
             )
             ring(connection, self.database.tables)
 
@@ -148,7 +159,7 @@ class Lease:
         with self._lock:
             self._held = False
 
-    def _take(self, connection: Connection) -> Taken | None:
+    def _take(self, connection: Connection, *, key_name: str) -> Taken | None:
         table = self.database.tables.checkpoints
         mine = (table.c.subscriber == self.subscriber) & (table.c.partition == self.partition)
         free = or_(table.c.owner.is_(None), table.c.owner == self.owner, table.c.expires_at <= database_now())
@@ -162,7 +173,14 @@ class Lease:
             .values(epoch=epoch, owner=self.owner, expires_at=seconds_from_now(literal(self.seconds)))
         )
         progress = Progress(position=row.position, in_hand=row.in_hand, handled_through=row.handled_through)
-        return Taken(epoch=epoch, progress=progress, died=row.owner not in (None, self.owner))
+        return Taken(
+            epoch=epoch,
+            progress=progress,
+            died=row.owner not in (None, self.owner),
+            outage_handler=row.outage_handler,
+            outage_since=row.outage_since,
+            key_name=key_name,
+        )
 
     def _ours(self, epoch: int) -> tuple[ColumnElement[bool], ...]:
         """The row as it is while the lease of this epoch is ours."""

@@ -1,32 +1,51 @@
 """The failure ledger: each subscriber's own record of the events whose handler failed, and every attempt at them.
 
-    (no entry) --handler fails--> RETRYING --attempts spent, or final--> PARKED
-                                     |  ^                                  |
-                      handler        |  +---------- retry, by an operator -+
-                      succeeds       v                                     v
-                                  RESOLVED                              SKIPPED, by an operator, from either
-    BLOCKED: waits behind an earlier failure of its key
-    SUPERSEDED: a rewind went below it; the event comes again, and a new failure reopens the row (round + 1)
+    (no entry) --handler fails--> RETRYING --attempts spent, final, or Park--> PARKED
+        |                          ^ |  ^                                        |
+        | an earlier one of its    | |  +--------------- retry, by an operator --+
+        | key is open              | |
+        v        the first of      | +--handler succeeds--> RESOLVED
+     BLOCKED ----its key now-------+
+     any open one --an operator, or the handler's own Skip--> SKIPPED
+     any one      --a rewind goes below it--> SUPERSEDED; the event comes again, and a new failure reopens the row
+                                              (round + 1); the rewind's undo brings it back as it was
+
+Nothing releases a blocked entry. The lowest open entry of a key is the one that is due, and that is asked each time: a
+step that releases what waits would leave entries behind when it races with a batch that adds to them.
 
 An entry points at its event and never copies it. A worker writes to it only inside a transaction that has passed its
 fence, and only if the entry is still at the revision it was read at: an operator's skip is never overwritten.
 """
 
-import hashlib
-import re
-import traceback
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, Select, Table, func, insert, literal, select, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    Select,
+    Table,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 
 from eventlog.errors import LeaseLostError
 from eventlog.schema.tables import OPEN_STATES, Tables
 from eventlog.schema.timestamps import database_now, seconds_from_now
+from eventlog.subscribers.problems import Problem
 
-TRACEBACK_CHARACTERS_MAX = 16_000
-MESSAGE_CHARACTERS_MAX = 2_000
+ROWS_MAX = 500
+"""How many rows one statement writes; a database takes some ten thousand values at a time."""
+
+T = TypeVar("T")
 
 
 class EntryState(StrEnum):
@@ -38,15 +57,6 @@ class EntryState(StrEnum):
     RESOLVED = "resolved"
     SKIPPED = "skipped"
     SUPERSEDED = "superseded"
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong in one attempt. One fingerprint means: raised at one place, with one kind of message."""
-
-    error_type: str
-    message: str
-    traceback: str
-    fingerprint: str
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +78,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     fingerprint: str
     reason: str | None
+    handler: str | None
 
     @property
     def open(self) -> bool:
@@ -83,32 +94,33 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     duration_seconds: float
     problem: Problem | None
+    skipped: bool = False
+    operation: int | None = None
+    """The replay it belongs to, if it does."""
+
+    @property
+    def outcome(self) -> str:
+        if self.problem is None:
+            return "resolved"
+        return "skipped" if self.skipped else "failed"
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """The first failure of an event since it was last delivered live, and what shall become of it."""
+class NewEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What live delivery writes for an event that it did not hand out with success: it failed, was given up by its
+    handler, or waits behind another one; then `attempt` is None. `redelivery` is the entry's own mark.
+    """
 
     subscriber: str
     partition: int
+    position: int
     key: str
-    attempt: Attempt
-    problem: Problem
+    handler: str
     state: EntryState
-    wait_seconds: float
-
-
-def problem_of(error: BaseException) -> Problem:
-    """Describe an exception: its type, message, traceback (the innermost end if it is long) and fingerprint."""
-    error_type = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    message = _clean(_said(error))[:MESSAGE_CHARACTERS_MAX]
-    text = _clean("".join(traceback.format_exception(error)))
-    if len(text) > TRACEBACK_CHARACTERS_MAX:
-        text = f"... cut ...\n{text[-TRACEBACK_CHARACTERS_MAX:]}"
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f"{frames[-1].filename}:{frames[-1].name}" if frames else ""
-    kind = re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "?", message)
-    fingerprint = hashlib.sha256(f"{error_type}\n{place}\n{kind}".encode()).hexdigest()[:12]
-    return Problem(error_type=error_type, message=message, traceback=text, fingerprint=fingerprint)
+    problem: Problem
+    redelivery: bool
+    wait_seconds: float = 0.0
+    reason: str | None = None
+    attempt: Attempt | None = None
 
 
 def read_entry(connection: Connection, tables: Tables, *, subscriber: str, position: int) -> Entry | None:
@@ -119,93 +131,16 @@ def read_entry(connection: Connection, tables: Tables, *, subscriber: str, posit
     return entry_from(row._mapping) if row is not None else None
 
 
-def entries_above(
-    connection: Connection, tables: Tables, *, subscriber: str, partition: int, position: int
-) -> dict[int, Entry]:
-    """Read the entries live delivery will meet: open or skipped, above a position."""
-    table = tables.failures
-    rows = connection.execute(
-        _entries(tables).where(
-            table.c.subscriber == subscriber,
-            table.c.partition == partition,
-            table.c.position > position,
-            table.c.state.in_((*OPEN_STATES, EntryState.SKIPPED)),
-        )
-    )
-    return {row.position: entry_from(row._mapping) for row in rows}
+def record_entries(connection: Connection, tables: Tables, entries: Sequence[NewEntry]) -> None:
+    """Write entries of live delivery and their attempts: two statements for a batch of them, whatever their number.
 
-
-def due_entries(
-    connection: Connection, tables: Tables, *, subscriber: str, partition: int, until: int, limit: int
-) -> list[Entry]:
-    """Read the entries whose next attempt is due, the lowest position first."""
-    table = tables.failures
-    rows = connection.execute(
-        _entries(tables)
-        .where(
-            table.c.subscriber == subscriber,
-            table.c.partition == partition,
-            table.c.position <= until,
-            table.c.state == EntryState.RETRYING,
-            table.c.next_attempt_at <= database_now(),
-        )
-        .order_by(table.c.position)
-        .limit(limit)
-    )
-    return [entry_from(row._mapping) for row in rows]
-
-
-def unfinished_entries(connection: Connection, tables: Tables, *, subscriber: str, partition: int) -> list[Entry]:
-    """Read the entries whose attempt was counted and has no outcome."""
-    table = tables.failures
-    rows = connection.execute(
-        _entries(tables)
-        .where(
-            table.c.subscriber == subscriber,
-            table.c.partition == partition,
-            table.c.state == EntryState.RETRYING,
-            table.c.next_attempt_at.is_(None),
-        )
-        .order_by(table.c.position)
-    )
-    return [entry_from(row._mapping) for row in rows]
-
-
-def record_failure(connection: Connection, tables: Tables, failure: Failure) -> None:
-    """Write the first failure of an event, and its attempt; a row that was closed before is opened for a new round."""
-    table = tables.failures
-    values = {
-        "partition": failure.partition,
-        "key": failure.key,
-        "state": failure.state,
-        "attempts": failure.attempt.number,
-        "redelivery": True,
-        "first_failed_at": database_now(),
-        "reason": None,
-        "closed_by": None,
-        "state_before": None,
-        **_latest(failure.problem),
-        **_next_attempt(failure.state, failure.wait_seconds),
-    }
-    reopened = connection.execute(
-        update(table)
-        .where(table.c.subscriber == failure.subscriber, table.c.position == failure.attempt.position)
-        .values(round=table.c.round + 1, revision=table.c.revision + 1, **values)
-    )
-    if reopened.rowcount == 0:
-        connection.execute(
-            insert(table).values(subscriber=failure.subscriber, position=failure.attempt.position, **values)
-        )
-    round_now = select(table.c.round).where(
-        table.c.subscriber == failure.subscriber, table.c.position == failure.attempt.position
-    )
-    record_attempt(
-        connection,
-        tables,
-        failure.attempt,
-        subscriber=failure.subscriber,
-        round_number=connection.scalar(round_now) or 0,
-    )
+    A row that was closed before is opened for a new round.
+    """
+    for some in batched(entries, ROWS_MAX):
+        rounds = _upsert(connection, tables, some)
+        attempts = [(one.attempt, rounds[one.position]) for one in some if one.attempt is not None]
+        if attempts:
+            _insert_attempts(connection, tables, some[0].subscriber, attempts)
 
 
 def begin_attempt(connection: Connection, tables: Tables, entry: Entry) -> Entry:
@@ -214,19 +149,29 @@ def begin_attempt(connection: Connection, tables: Tables, entry: Entry) -> Entry
     Until its outcome is written the entry has no time of a next attempt, and nobody takes it up.
     """
     attempts = entry.attempts + 1
-    _change(connection, tables.failures, entry, {"attempts": attempts, "redelivery": True, "next_attempt_at": None})
+    state = EntryState.RETRYING
+    values = {"state": state, "attempts": attempts, "redelivery": True, "next_attempt_at": None}
+    _change(connection, tables.failures, entry, values)
     return msgspec.structs.replace(
-        entry, attempts=attempts, revision=entry.revision + 1, redelivery=True, next_attempt_at=None
+        entry, state=state, attempts=attempts, revision=entry.revision + 1, redelivery=True, next_attempt_at=None
     )
 
 
 def fail_again(
-    connection: Connection, tables: Tables, entry: Entry, problem: Problem, *, state: EntryState, wait_seconds: float
+    connection: Connection,
+    tables: Tables,
+    entry: Entry,
+    problem: Problem,
+    *,
+    state: EntryState,
+    wait_seconds: float,
+    reason: str | None = None,
 ) -> None:
-    """Write that another attempt has failed."""
-    _change(
-        connection, tables.failures, entry, {**_latest(problem), **_next_attempt(state, wait_seconds), "state": state}
-    )
+    """Write that another attempt has failed, or that the handler gave the event up."""
+    values = {**_latest(problem), **_next_attempt(state, wait_seconds), "state": state}
+    if reason is not None:
+        values["reason"] = reason
+    _change(connection, tables.failures, entry, values)
 
 
 def close_entry(
@@ -248,22 +193,7 @@ def record_attempt(
     connection: Connection, tables: Tables, attempt: Attempt, *, subscriber: str, round_number: int
 ) -> None:
     """Append one attempt to the history of an entry."""
-    problem = attempt.problem
-    connection.execute(
-        insert(tables.attempts).values(
-            subscriber=subscriber,
-            position=attempt.position,
-            round=round_number,
-            attempt=attempt.number,
-            outcome="resolved" if problem is None else "failed",
-            error_type=problem.error_type if problem else None,
-            message=problem.message if problem else None,
-            traceback=problem.traceback if problem else None,
-            worker=attempt.worker,
-            epoch=attempt.epoch,
-            duration_seconds=attempt.duration_seconds,
-        )
-    )
+    _insert_attempts(connection, tables, subscriber, [(attempt, round_number)])
 
 
 def supersede_above(connection: Connection, tables: Tables, *, subscriber: str, position: int, operation: int) -> int:
@@ -309,6 +239,73 @@ def entry_from(row: RowMapping) -> Entry:
     return msgspec.convert({name: row[name] for name in Entry.__struct_fields__}, Entry)
 
 
+def batched(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut a sequence into pieces of at most so many."""
+    for start in range(0, len(entries), size):
+        yield entries[start : start + size]
+
+
+def _upsert(connection: Connection, tables: Tables, entries: Sequence[NewEntry]) -> dict[int, int]:
+    """Write the rows, and return the round of each by its position."""
+    table = tables.failures
+    insert_here = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    rows = [_row(one) for one in entries]
+    statement = insert_here(table).values(rows)
+    changed = {name: statement.excluded[name] for name in rows[0] if name not in ("subscriber", "position", "round")}
+    written = connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[table.c.subscriber, table.c.position],
+            set_={**changed, "round": table.c.round + 1, "revision": table.c.revision + 1},
+        ).returning(table.c.position, table.c.round)
+    )
+    return {row.position: row.round for row in written}
+
+
+def _row(entry: NewEntry) -> dict[str, object]:
+    return {
+        "subscriber": entry.subscriber,
+        "position": entry.position,
+        "partition": entry.partition,
+        "key": entry.key,
+        "handler": entry.handler,
+        "state": str(entry.state),
+        "attempts": entry.attempt.number if entry.attempt is not None else 0,
+        "round": 0,
+        "redelivery": entry.redelivery,
+        "first_failed_at": database_now(),
+        "reason": entry.reason,
+        "closed_by": None,
+        "state_before": None,
+        **_latest(entry.problem),
+        **_next_attempt(entry.state, entry.wait_seconds),
+    }
+
+
+def _insert_attempts(
+    connection: Connection, tables: Tables, subscriber: str, attempts: Sequence[tuple[Attempt, int]]
+) -> None:
+    connection.execute(
+        insert(tables.attempts),
+        [
+            {
+                "subscriber": subscriber,
+                "position": attempt.position,
+                "round": round_number,
+                "attempt": attempt.number,
+                "outcome": attempt.outcome,
+                "error_type": attempt.problem.error_type if attempt.problem else None,
+                "message": attempt.problem.message if attempt.problem else None,
+                "traceback": attempt.problem.traceback if attempt.problem else None,
+                "worker": attempt.worker,
+                "epoch": attempt.epoch,
+                "duration_seconds": attempt.duration_seconds,
+                "operation": attempt.operation,
+            }
+            for attempt, round_number in attempts
+        ],
+    )
+
+
 def _entries(tables: Tables) -> Select[tuple[object, ...]]:
     return select(tables.failures)
 
@@ -340,18 +337,5 @@ def _latest(problem: Problem) -> dict[str, object]:
 
 
 def _next_attempt(state: EntryState, wait_seconds: float) -> dict[str, object]:
-    due = seconds_from_now(literal(wait_seconds)) if state is EntryState.RETRYING else None
+    due = seconds_from_now(literal(wait_seconds)) if state is EntryState.RETRYING else null()
     return {"next_attempt_at": due}
-
-
-def _said(error: BaseException) -> str:
-    """An exception may be so broken that it cannot even be shown; it must not take the worker with it."""
-    try:
-        return str(error)
-    except Exception as unshowable:
-        return f"<its message cannot be shown: {type(unshowable).__name__}>"
-
-
-def _clean(text: str) -> str:
-    """PostgreSQL text holds no NUL, and UTF-8 no halves of surrogate pairs."""
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")

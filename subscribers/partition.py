@@ -1,8 +1,11 @@
 """One partition of one subscriber in one process: takes turns, each of them a bounded piece of work.
 
 A turn is: have the lease, clear up what a dead owner left in doubt, try what is due, deliver what follows the
-checkpoint. What the partition keeps in memory (entries live delivery will meet, an event to run alone) is forgotten
-with the lease and read again from the database.
+checkpoint. What the partition keeps in memory (the entries live delivery has to mind, an event to run alone, an outage)
+is forgotten with the lease and read again from the database.
+
+A checkpoint is written when something was handled. Where a stretch of the log had nothing for this partition, only
+`reached` moves; the row follows with the next event that it wants, with the lease's release, or after a while.
 """
 
 import logging
@@ -10,20 +13,32 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
 
-from eventlog.errors import LeaseLostError, RefusedError
+from eventlog.errors import LeaseLostError, NotFoundError, RefusedError
+from eventlog.subscribers.calls import Caller
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import OnFailure, Subscriber
-from eventlog.subscribers.delivery import WORKER_DIED, CulpritError, Delivered, Delivery, InterruptedTurnError, log_turn
+from eventlog.subscribers.delivery import Delivery
 from eventlog.subscribers.feed import FeedItem, Page
+from eventlog.subscribers.floors import Floors
+from eventlog.subscribers.handing_out import HandingOut
+from eventlog.subscribers.held_back import HeldBack
+from eventlog.subscribers.keys import partition_of
 from eventlog.subscribers.leases import Lease
-from eventlog.subscribers.ledger import Entry, EntryState, Problem, entries_above, read_entry
+from eventlog.subscribers.ledger import Entry, EntryState
+from eventlog.subscribers.outage import Outage
+from eventlog.subscribers.problems import OUTCOME_UNKNOWN, WORKER_DIED, Problem
+from eventlog.subscribers.results import CulpritError, Delivered, InterruptedTurnError, Ran
 from eventlog.subscribers.retrying import Retrying
 from eventlog.subscribers.runtime import Runtime
+from eventlog.subscribers.settling import Settling, log_turn
 
 logger = logging.getLogger("eventlog.worker")
 
 INTERRUPTED_TURNS_MAX = 5
 """How many turns in a row the database may interrupt before the worker is told."""
+
+PASS_SECONDS = 5.0
+"""How often a checkpoint is written at the most while nothing is wanted of what it passes."""
 
 
 class Partition:
@@ -31,6 +46,7 @@ class Partition:
 
     def __init__(self, runtime: Runtime, subscriber: Subscriber, number: int = 0) -> None:
         self.subscriber = subscriber
+        self.number = number
         self.lease = Lease(
             database=runtime.database,
             subscriber=subscriber.name,
@@ -40,17 +56,44 @@ class Partition:
             clock=runtime.clock,
         )
         self._runtime = runtime
-        self._delivery = Delivery(runtime, subscriber, self.lease)
-        self._retrying = Retrying(runtime, subscriber, self.lease, self._delivery)
-        self._ahead: dict[int, Entry] = {}
+        self._held_back = HeldBack(runtime.database.tables, subscriber=subscriber.name, partition=number)
+        self._outage = Outage(after=subscriber.outage_after)
+        self._floors = Floors()
+        self._caller = Caller(runtime, subscriber)
+        self._settling = Settling(
+            runtime,
+            subscriber,
+            self.lease,
+            caller=self._caller,
+            held_back=self._held_back,
+            outage=self._outage,
+        )
+        handing_out = HandingOut(runtime, subscriber, self._settling, caller=self._caller)
+        self._delivery = Delivery(runtime, self._settling, handing_out)
+        self._retrying = Retrying(
+            runtime,
+            subscriber,
+            caller=self._caller,
+            settling=self._settling,
+            handing_out=handing_out,
+            delivery=self._delivery,
+        )
         self._unfinished: list[Entry] = []
         self._alone_through = 0
         self._suspect: int | None = None
         self._in_doubt = False
+        self._reached = 0
+        self._written_at = 0.0
+        self._probe_at = 0.0
         self._said: str | None = None
         self._interrupted = 0
-        self.refusal: RefusedError | None = None
+        self.refusal: RefusedError | NotFoundError | None = None
         """Why the code may not run the partition, when the lease was last asked for."""
+
+    @property
+    def reached(self) -> int:
+        """Through which position the partition has gone, whether or not its checkpoint has been written since."""
+        return max(self._reached, self.lease.progress.position)
 
     def turn(self, *, until: int | None = None) -> Delivered:
         """Do one bounded piece of work, delivering nothing past `until`; nothing while another owner has the lease.
@@ -79,16 +122,18 @@ class Partition:
             log_turn(logger.info, "the database interrupted the turn: %s", self.lease, error.orig)
             return Delivered(moved=True)
         self._interrupted = 0
-        return Delivered(
-            handled=done.handled + more.handled, failed=done.failed + more.failed, moved=done.moved or more.moved
-        )
+        return done.and_then(more)
+
+    def release(self) -> None:
+        """Let the lease go, with the checkpoint where the partition has come to."""
+        self.lease.release(reached=self._reached)
 
     def _hold(self) -> bool:
         if self.lease.held:
             return True
         try:
             taken = self.lease.take(self.subscriber)
-        except RefusedError as error:
+        except (RefusedError, NotFoundError) as error:
             self.refusal = error
             self._say_once(str(error))
             return False
@@ -96,17 +141,16 @@ class Partition:
         if taken is None:
             return False
         self._said = None
-        # What we may not have come to clear up, before we were interrupted ourselves, is still in doubt.
-        self._in_doubt = self._in_doubt or taken.died
+        # What we may not have come to clear up, before we were interrupted ourselves, is still in doubt. At most once,
+        # our own interruption leaves the same doubt as somebody else's death.
+        hands_out_once = self.subscriber.delivery is Mode.AT_MOST_ONCE
+        self._in_doubt = self._in_doubt or taken.died or hands_out_once
         self._alone_through = taken.progress.in_hand if self._in_doubt else 0
-        with self._runtime.database.reader() as connection:
-            self._ahead = entries_above(
-                connection,
-                self._runtime.database.tables,
-                subscriber=self.subscriber.name,
-                partition=self.lease.partition,
-                position=taken.progress.position,
-            )
+        self._reached = taken.progress.position
+        self._probe_at = 0.0
+        self._caller.key_name = taken.key_name
+        self._outage.restore(taken.outage_handler, taken.outage_since)
+        self._load()
         log_turn(
             logger.info,
             "lease taken at position %d%s",
@@ -114,69 +158,127 @@ class Partition:
             taken.progress.position,
             "; its owner before has not released it" if taken.died else "",
         )
-        self._unfinished = self._retrying.unfinished(died=self._in_doubt)
+        self._unfinished = self._retrying.unfinished(died=taken.died or hands_out_once)
         return True
 
+    def _load(self) -> None:
+        database = self._runtime.database
+        with database.reader() as connection:
+            self._held_back.load(connection, above=self.lease.progress.position)
+            self._floors.load(connection, database.tables, subscriber=self.subscriber.name)
+
     def _retry_due(self, until: int | None) -> Delivered:
-        handled = failed = 0
-        moved = False
-        mark = self._runtime.feed.mark if until is None else until
         unfinished, self._unfinished = self._unfinished, []
-        for entry in unfinished + self._retrying.due(until=mark):
+        done = Delivered()
+        if not unfinished and not self._held_back.holds_any:
+            return done
+        mark = self._runtime.feed.mark if until is None else until
+        for entry in unfinished + self._retrying.due(until=mark, waits_at=self._waits_at()):
             if self._runtime.stop.is_set():
                 break
-            if entry.position > self.lease.progress.position + 1:
-                # Delivery waits at it, but has not come up to it yet: something new may stand before it.
+            if not self._has_come_up_to(entry):
                 continue
-            done = self._retrying.run(entry)
-            handled, failed, moved = handled + done.handled, failed + done.failed, moved or done.moved
-            self._refresh_entry(entry.position)
-        return Delivered(handled=handled, failed=failed, moved=moved)
+            tried = self._retrying.run(entry, until=mark)
+            self._after(tried)
+            done = done.and_then(tried)
+        return done
+
+    def _has_come_up_to(self, entry: Entry) -> bool:
+        """Whether everything before an entry is done with. If it is, the checkpoint is made to say so: what is closed
+        above it would be delivered once more.
+        """
+        if entry.position > self.reached + 1:
+            return False
+        if entry.position > self.lease.progress.position + 1:
+            self._settling.settle(self.reached, Ran())
+        return True
+
+    def _waits_at(self) -> tuple[str, int] | None:
+        """The handler in an outage, and the event that is waited at: of its events only that one is tried."""
+        if self._outage.handler is None:
+            return None
+        waiting = self._held_back.first_above(self.lease.progress.position, handler=self._outage.handler)
+        return None if waiting is None else (self._outage.handler, waiting)
 
     def _deliver(self, until: int | None) -> Delivered:
-        now = self.lease.progress
-        page = self._runtime.feed.page(after=now.position, until=until)
-        if page.scanned_through <= now.position or self._runtime.stop.is_set():
+        now = self.reached
+        page = self._runtime.feed.page(after=now, until=until)
+        if page.scanned_through <= now or self._runtime.stop.is_set() or not self._may_deliver():
             return Delivered()
-        wanted = [item for item in page.items if self.subscriber.routes.find(item.type) is not None]
-        due, blocked_at = self._not_in_ledger(wanted)
+        wanted = [item for item in page.items if self._is_wanted(item)]
+        due, waits_before = self._not_in_ledger(wanted)
         if self._in_doubt:
             self._in_doubt = False
-            counted = self._count_what_died(due)
-            if counted is not None:
-                return counted
+            cleared = self._clear_up(due)
+            if cleared is not None:
+                return cleared
         if not due:
-            return self._pass_by(page, blocked_at)
+            return self._pass_by(page, waits_before)
         batch = self._next_batch(due)
-        through = self._end_of(batch, due, page, blocked_at)
-        if self.subscriber.delivery is Mode.AT_LEAST_ONCE:
-            done = self._delivery.at_least_once(batch, through=through)
-            self._after_failure(batch, done)
-            return done
-        return self._transactional(batch, through=through)
+        self._ask_about_keys(batch)
+        done = self._hand_out(batch, through=self._end_of(batch, due, page, waits_before))
+        self._written_at = self._runtime.clock.monotonic()
+        self._after(done)
+        return done
+
+    def _may_deliver(self) -> bool:
+        """Not while too much is open, nor right after a handler in an outage has failed again."""
+        if self._outage.handler is not None and self._runtime.clock.monotonic() < self._probe_at:
+            return False
+        if self._held_back.open_count < self.subscriber.failures_max:
+            return True
+        self._load()
+        if self._held_back.open_count < self.subscriber.failures_max:
+            return True
+        self._say_once(
+            f"{self.subscriber.name}/{self.number}: {self._held_back.open_count:,} failures are open, and no more are"
+            " taken on (failures_max): retry or skip them"
+        )
+        return False
+
+    def _is_wanted(self, item: FeedItem) -> bool:
+        """Whether an event has a handler here, and belongs to this partition."""
+        if self.subscriber.routes.find(item.type) is None:
+            return False
+        floored = self._floors.matter_after(item.position - 1)
+        if self.subscriber.partitions == 1 and not floored:
+            return True
+        key = self.subscriber.key.of(item)
+        if partition_of(key, partitions=self.subscriber.partitions) != self.number:
+            return False
+        return not (floored and self._floors.covers(item.position, key))
 
     def _not_in_ledger(self, wanted: Sequence[FeedItem]) -> tuple[list[FeedItem], int | None]:
-        """Leave out events whose entry is open or skipped; under `halt`, stop before the first that is open."""
-        if not self._ahead:
-            return list(wanted), None
+        """Leave out events whose entry is open or skipped; stop before the first that is waited at."""
         due: list[FeedItem] = []
         for item in wanted:
-            entry = self._ahead.get(item.position)
-            halts = self.subscriber.on_failure is OnFailure.HALT
-            if entry is not None and entry.open and halts and not due:
-                entry = self._refresh_entry(item.position)
-            if entry is None or not (entry.open or entry.state is EntryState.SKIPPED):
+            held = self._held_back.at(item.position)
+            if held is not None and held.open and not due and self._waits(held.state, held.handler):
+                self._refresh(held.key)
+                held = self._held_back.at(item.position)
+            if held is None:
                 due.append(item)
-            elif entry.open and halts:
+            elif held.open and self._waits(held.state, held.handler):
                 return due, item.position
         return due, None
 
-    def _pass_by(self, page: Page, blocked_at: int | None) -> Delivered:
-        """Move the checkpoint over what nobody wants here, up to an event that is waited for."""
-        to = page.scanned_through if blocked_at is None else blocked_at - 1
-        if to <= self.lease.progress.position:
+    def _waits(self, state: EntryState, handler: str | None) -> bool:
+        if self.subscriber.on_failure is OnFailure.HALT:
+            return True
+        return state is EntryState.RETRYING and self._outage.waits_at(handler)
+
+    def _pass_by(self, page: Page, waits_before: int | None) -> Delivered:
+        """Go over what nobody wants here, up to an event that is waited for; the row need not follow at once."""
+        to = page.scanned_through if waits_before is None else waits_before - 1
+        self._reached = max(self._reached, to)
+        now = self._runtime.clock.monotonic()
+        if waits_before is None and now - self._written_at < PASS_SECONDS:
+            return Delivered(moved=True)
+        if self._reached <= self.lease.progress.position:
             return Delivered()
-        self._delivery.settle(to)
+        self._settling.settle(self._reached, Ran())
+        self._written_at = now
+        self._held_back.passed(self._reached)
         return Delivered(moved=True)
 
     def _next_batch(self, due: list[FeedItem]) -> list[FeedItem]:
@@ -188,31 +290,53 @@ class Partition:
                 return due[:place]
         return due
 
-    def _end_of(self, batch: list[FeedItem], due: list[FeedItem], page: Page, blocked_at: int | None) -> int:
+    def _end_of(self, batch: list[FeedItem], due: list[FeedItem], page: Page, waits_before: int | None) -> int:
         """Where the checkpoint is when the batch is done: at the end of what was scanned, if nothing is left of it."""
         if len(batch) < len(due):
             return batch[-1].position
-        return page.scanned_through if blocked_at is None else blocked_at - 1
+        return page.scanned_through if waits_before is None else waits_before - 1
+
+    def _ask_about_keys(self, batch: Sequence[FeedItem]) -> None:
+        """Whatever would be held back is looked up again: an operator may have closed what it waits behind."""
+        if self.subscriber.on_failure is OnFailure.HALT or not self._held_back.holds_any:
+            return
+        keys = {self.subscriber.key.of(item) for item in batch}
+        self._refresh(*(key for key in keys if self._held_back.holds(key)))
+
+    def _refresh(self, *keys: str) -> None:
+        if keys:
+            with self._runtime.database.reader() as connection:
+                self._held_back.refresh_keys(connection, keys, above=self.lease.progress.position)
+
+    def _hand_out(self, batch: list[FeedItem], *, through: int) -> Delivered:
+        match self.subscriber.delivery:
+            case Mode.TRANSACTIONAL:
+                return self._transactional(batch, through=through)
+            case Mode.AT_MOST_ONCE:
+                return self._delivery.at_most_once(batch, through=through)
+        ran = self._delivery.at_least_once(batch, through=through)
+        self._alone_through = max(self._alone_through, ran.again_through)
+        return ran.delivered()
 
     def _transactional(self, batch: list[FeedItem], *, through: int) -> Delivered:
         if batch[0].position <= self._alone_through:
-            self._delivery.announce(batch[0])
+            self._settling.announce(batch[0])
         try:
             return self._delivery.transactional(batch, through=through)
         except InterruptedTurnError as error:
             self._suspect = error.item.position
             if len(batch) > 1 or not self._delivery.interrupted_too_often(error.item):
                 raise
-            return self._fail(error.item, error.problem, seconds=0.0)
+            return self._fail(error.item, error.error, seconds=0.0)
         except CulpritError as error:
             if len(batch) > 1:
                 return self._narrow_down(batch, error)
-            return self._fail(batch[0], error.problem, seconds=error.seconds)
+            return self._fail(batch[0], error.error, seconds=error.seconds)
 
     def _narrow_down(self, batch: list[FeedItem], error: CulpritError) -> Delivered:
         """Nothing was written; the next turns run what comes before the culprit, and then the culprit alone."""
         if error.item is None:
-            self._alone_through = batch[-1].position
+            self._alone_through = error.through
         else:
             self._suspect = error.item.position
         log_turn(
@@ -221,32 +345,28 @@ class Partition:
             self.lease,
             len(batch),
             self._suspect or "by event",
-            error.problem.error_type,
+            type(error.error).__name__,
         )
         return Delivered(moved=True)
 
-    def _fail(self, item: FeedItem, problem: Problem, *, seconds: float) -> Delivered:
-        failure = self._delivery.first_failure(item, problem, seconds=seconds)
-        stays = self.subscriber.on_failure is OnFailure.HALT
-        self._delivery.settle(item.position - 1 if stays else item.position, [failure])
-        if stays:
-            self._refresh_entry(item.position)
-        return Delivered(failed=1, moved=True)
+    def _fail(self, item: FeedItem, error: BaseException | Problem, *, seconds: float) -> Delivered:
+        ran = Ran(done=1)
+        self._settling.failure(item, error, seconds=seconds, ran=ran)
+        self._settling.settle(item.position if ran.stays is None else item.position - 1, ran)
+        return Delivered(failed=1, moved=True) if ran.failed else Delivered(handled=1, moved=True)
 
-    def _after_failure(self, batch: list[FeedItem], done: Delivered) -> None:
-        if done.failed and self.subscriber.on_failure is OnFailure.HALT:
-            for item in batch:
-                if item.position > self.lease.progress.position:
-                    self._refresh_entry(item.position)
-                    return
-
-    def _count_what_died(self, due: list[FeedItem]) -> Delivered | None:
-        """One event in doubt may have killed its worker: that was a failed attempt. More of them are run one by one.
+    def _clear_up(self, due: list[FeedItem]) -> Delivered | None:
+        """See to what a dead owner had in hand. One event may have killed it: that was a failed attempt. More of them
+        are run one by one. At most once, they are all left to an operator.
 
         After a transactional owner's death nothing was announced; its first batch is run one by one, and announced.
         """
         in_hand = self.lease.progress.in_hand
-        in_doubt = [item for item in due if item.position <= in_hand]
+        self._ask_about_keys(due)
+        in_doubt = [item for item in due if item.position <= in_hand and not self._is_blocked(item)]
+        if self.subscriber.delivery is Mode.AT_MOST_ONCE:
+            self._alone_through = 0
+            return self._leave_to_operator(in_doubt) if in_doubt else None
         if len(in_doubt) == 1:
             self._alone_through = 0
             return self._fail(in_doubt[0], WORKER_DIED, seconds=0.0)
@@ -254,20 +374,25 @@ class Partition:
             self._alone_through = due[-1].position
         return None
 
-    def _refresh_entry(self, position: int) -> Entry | None:
-        """Read an entry again that live delivery waits at; operators change entries without a new epoch."""
-        if position <= self.lease.progress.position:
-            self._ahead.pop(position, None)
-            return None
-        with self._runtime.database.reader() as connection:
-            entry = read_entry(
-                connection, self._runtime.database.tables, subscriber=self.subscriber.name, position=position
-            )
-        if entry is None or entry.state in (EntryState.RESOLVED, EntryState.SUPERSEDED):
-            self._ahead.pop(position, None)
-        else:
-            self._ahead[position] = entry
-        return entry
+    def _is_blocked(self, item: FeedItem) -> bool:
+        if self.subscriber.on_failure is OnFailure.HALT or not self._held_back.holds_any:
+            return False
+        return self._held_back.holds(self.subscriber.key.of(item))
+
+    def _leave_to_operator(self, in_doubt: list[FeedItem]) -> Delivered:
+        ran = Ran(done=len(in_doubt))
+        for item in in_doubt:
+            self._settling.failure(item, OUTCOME_UNKNOWN, seconds=0.0, ran=ran)
+        stays = self.subscriber.on_failure is OnFailure.HALT
+        self._settling.settle(in_doubt[0].position - 1 if stays else in_doubt[-1].position, ran)
+        return Delivered(failed=len(in_doubt), moved=True)
+
+    def _after(self, done: Delivered) -> None:
+        """Pace the next try of a handler that is in an outage."""
+        self._held_back.passed(self.lease.progress.position)
+        if self._outage.handler is not None and done.failed:
+            wait = self.subscriber.retry.wait_seconds(max(1, self._outage.probes), draw=self._runtime.draw)
+            self._probe_at = self._runtime.clock.monotonic() + wait
 
     def _say_once(self, message: str) -> None:
         if message != self._said:

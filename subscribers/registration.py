@@ -27,6 +27,7 @@ class SubscriberRow(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     state_reason: str | None
     declaration: Declaration
+    first_name: str | None
 
 
 class Registration(StrEnum):
@@ -126,6 +127,7 @@ def _find(connection: Connection, database: Database, name: str, *, lock: RowLoc
         state=row.state,
         state_reason=row.state_reason,
         declaration=decode_declaration(row.declaration),
+        first_name=row.first_name,
     )
 
 

@@ -6,6 +6,7 @@ AWS Architecture Blog, 2015). The wait is kept in the ledger, so a restart forge
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -14,12 +15,16 @@ WAIT_SECONDS_MAX = 366 * 86_400.0
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """How often an event is tried, the first time included, and how long to wait in between, in seconds."""
+    """How often an event is tried, the first time included, and how long to wait in between, in seconds.
+
+    Exceptions of the classes `final` are not tried again: the event is parked after the first.
+    """
 
     attempts: int = 5
     first_seconds: float = 1.0
     factor: float = 2.0
     longest_seconds: float = 3600.0
+    final: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -29,6 +34,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
                 "first_seconds must not be negative, factor not below 1,"
                 f" and longest_seconds between 0 and {WAIT_SECONDS_MAX:,.0f}"
             )
+        if not all(_is_exception(one) for one in self.final):
+            raise ValueError(f"final={self.final!r}: give a tuple of exception classes")
 
     def spent(self, attempts: int) -> bool:
         """Tell whether an event that failed so often is left to an operator."""
@@ -41,3 +48,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         except OverflowError:
             ceiling = self.longest_seconds
         return draw() * ceiling
+
+
+def _is_exception(one: Any) -> bool:
+    return isinstance(one, type) and issubclass(one, BaseException)

@@ -1,8 +1,8 @@
 """Which handler of a subscriber an event goes to: one, the most specific, or none.
 
 A handler says what it wants by the annotation of its first parameter: a class declared with `@event` (or several,
-`A | B`), or `Recorded`, with the types given as a pattern beside it. Everything that makes a handler unusable is found
-when it is declared, never when an event arrives.
+`A | B`), or `Recorded`, with the types given as a pattern beside it; or a list of these. Everything that makes a
+handler unusable is found when it is declared, never when an event arrives.
 
 A type that was renamed is stored under several names, and whoever handles it handles them all. The old names are part
 of the declaration, so that code which does not know of the renaming cannot pass its events by.
@@ -11,7 +11,7 @@ of the declaration, so that code which does not know of the renaming cannot pass
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, get_args, get_origin
 
@@ -26,33 +26,48 @@ HandlerFunction = Callable[..., Any]
 
 
 class Wants(StrEnum):
-    """What a handler takes as its first argument."""
+    """What a handler takes as its first argument, or as the elements of the list that it takes."""
 
     DATA = "data"
     RECORDED = "recorded"
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
-    """A function, the patterns it stands for, and how it is called."""
+    """A function, the patterns it stands for, and how it is called.
+
+    `takes_list` is whether its first argument is a list of events; `is_coroutine`, whether it has to be awaited.
+    """
 
     function: HandlerFunction
     patterns: tuple[str, ...]
     wants: Wants
     takes_context: bool
+    takes_list: bool
+    is_coroutine: bool
 
     @property
     def name(self) -> str:
         return getattr(self.function, "__qualname__", repr(self.function))
 
-    def call(self, recorded: Recorded[Any], context: object) -> None:
+    def call(self, events: Sequence[Recorded[Any]], context: object) -> None:
         """Call the function with what it asked for; what it returns is dropped, what it raises is raised.
 
         Raises `DeclarationError` for what would be handled by nobody: a coroutine or a generator that it returned.
         """
-        first = recorded.data if self.wants is Wants.DATA else recorded
-        result = self.function(first, context) if self.takes_context else self.function(first)
+        result = self._begin(events, context)
         if result is not None and (inspect.isawaitable(result) or inspect.isgenerator(result)):
+            if inspect.iscoroutine(result):
+                result.close()
             raise _runs_nothing(self.name)
+
+    async def call_awaited(self, events: Sequence[Recorded[Any]], context: object) -> None:
+        """Call a coroutine function, and await it."""
+        await self._begin(events, context)
+
+    def _begin(self, events: Sequence[Recorded[Any]], context: object) -> Any:
+        given = [event.data for event in events] if self.wants is Wants.DATA else list(events)
+        first = given if self.takes_list else given[0]
+        return self.function(first, context) if self.takes_context else self.function(first)
 
 
 class Routes:
@@ -98,12 +113,20 @@ class Routes:
             return handler
 
 
-def handler_of(function: HandlerFunction, *, pattern: str | None = None) -> Handler:
-    """Read what a function wants from its signature. Raises `DeclarationError` when that cannot be told."""
+def handler_of(function: HandlerFunction, *, pattern: str | None = None, batch: bool = False) -> Handler:
+    """Read what a function wants from its signature. Raises `DeclarationError` when that cannot be told.
+
+    With `batch` it takes a list of events: its first parameter is annotated with a list of what one event would be.
+    """
     name = getattr(function, "__qualname__", repr(function))
-    if _is_lazy(function) or _is_lazy(getattr(function, "__call__", None)):  # noqa: B004 - an object's, async or not
+    called = getattr(function, "__call__", None)  # noqa: B004 - of an object it may be a coroutine or a generator
+    if _is_generator(function) or _is_generator(called):
         raise _runs_nothing(name)
+    is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
     annotation, takes_context = _signature(function, name)
+    if batch or get_origin(annotation) in (list, Sequence):
+        annotation = _element(annotation, name, batch=batch)
+        batch = True
     if pattern is not None:
         check_pattern(pattern)
     classes = _declared_types(annotation)
@@ -114,6 +137,8 @@ def handler_of(function: HandlerFunction, *, pattern: str | None = None) -> Hand
             patterns=tuple(with_aliases(_within(classes, pattern, name))),
             wants=wants,
             takes_context=takes_context,
+            takes_list=batch,
+            is_coroutine=is_coroutine,
         )
     if pattern is None:
         raise DeclarationError(
@@ -126,21 +151,37 @@ def handler_of(function: HandlerFunction, *, pattern: str | None = None) -> Hand
             f"handler {name} is registered for {pattern!r} and wants {_shown(annotation)}",
             remedy="annotate its first parameter with Recorded, with dict, or with a class declared by @event",
         )
-    return Handler(function=function, patterns=(pattern,), wants=wants, takes_context=takes_context)
-
-
-def _is_lazy(function: object) -> bool:
-    return (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or inspect.isasyncgenfunction(function)
+    return Handler(
+        function=function,
+        patterns=(pattern,),
+        wants=wants,
+        takes_context=takes_context,
+        takes_list=batch,
+        is_coroutine=is_coroutine,
     )
+
+
+def _is_generator(function: object) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _runs_nothing(name: str) -> DeclarationError:
     return DeclarationError(
-        f"handler {name} is a coroutine or a generator: calling it would run nothing, and pass the event by",
-        remedy="write a plain function; it may call asyncio.run(...)",
+        f"handler {name} is a generator, or a plain function that returns a coroutine: calling it would run nothing,"
+        " and pass the event by",
+        remedy="write a plain function, or one with `async def`",
+    )
+
+
+def _element(annotation: Any, name: str, *, batch: bool) -> Any:
+    """Return what a list handler is annotated with a list of."""
+    if get_origin(annotation) in (list, Sequence):
+        return get_args(annotation)[0]
+    if annotation in (list, Sequence, inspect.Parameter.empty):
+        return inspect.Parameter.empty
+    raise DeclarationError(
+        f"handler {name} is registered with batch=True, and its first parameter is annotated {_shown(annotation)}",
+        remedy="annotate it with a list: list[Arrived], list[Arrived | Departed] or list[Recorded]",
     )
 
 

@@ -19,9 +19,9 @@ from eventlog.errors import DatabaseError
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.agenda import Agenda
 from eventlog.subscribers.declaration import OnFailure
-from eventlog.subscribers.delivery import Delivered
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.partition import Partition
+from eventlog.subscribers.results import Delivered
 from eventlog.subscribers.runtime import Runtime
 
 logger = logging.getLogger("eventlog.worker")
@@ -69,7 +69,7 @@ def drain(
                     left = _wait_for_others(runtime, left, until, waiting)
     finally:
         for partition in partitions:
-            partition.lease.release()
+            partition.release()
     return Drained(
         handled=sum(one.handled for one in counts.values()),
         failed=sum(one.failed for one in counts.values()),
@@ -134,7 +134,7 @@ class Worker:
     def _release(self) -> None:
         for partition in self._partitions:
             try:
-                partition.lease.release()
+                partition.release()
             except (DBAPIError, DatabaseError):
                 logger.warning("%s: the lease could not be released, it expires by itself", partition.subscriber.name)
 
@@ -263,7 +263,7 @@ def _drain_turn(partition: Partition, until: int, counts: dict[str, Counts]) -> 
         raise partition.refusal
     if done.moved or not partition.lease.held:
         return True
-    partition.lease.release()
+    partition.release()
     return False
 
 

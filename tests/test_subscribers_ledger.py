@@ -11,7 +11,7 @@ from eventlog.subscribers import control
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import Subscriber
-from eventlog.subscribers.ledger import MESSAGE_CHARACTERS_MAX, TRACEBACK_CHARACTERS_MAX, problem_of
+from eventlog.subscribers.problems import MESSAGE_CHARACTERS_MAX, TRACEBACK_CHARACTERS_MAX, problem_of
 from eventlog.subscribers.retry import Retry
 from tests.subscribers_support import (
     Background,

@@ -1,0 +1,233 @@
+"""Handing events to handlers: which run together, which have to wait, and what a handler's failure is.
+
+Nothing here moves a checkpoint. What came of the calls is collected in `Ran`, and settled by who asked for them.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+
+from sqlalchemy import Connection
+
+from eventlog.errors import UsageError
+from eventlog.subscribers.calls import NOT_A_FAILURE, Call, Caller
+from eventlog.subscribers.declaration import Delivery as Mode
+from eventlog.subscribers.declaration import OnFailure, Subscriber
+from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.results import CulpritError, HandlerFailedError, InterruptedTurnError, Ran
+from eventlog.subscribers.routing import Handler
+from eventlog.subscribers.runtime import Runtime
+from eventlog.subscribers.settling import Settling, log_turn, logger
+from eventlog.subscribers.side_by_side import SideBySide
+
+SETTLE_SECONDS = 1.0
+"""At the latest after so long, and the call at hand, a checkpoint is written."""
+
+
+class HandingOut:
+    """Makes the calls of one partition, under its lease."""
+
+    def __init__(self, runtime: Runtime, subscriber: Subscriber, settling: Settling, *, caller: Caller) -> None:
+        self._runtime = runtime
+        self._subscriber = subscriber
+        self._settling = settling
+        self._caller = caller
+        self._lease = settling.lease
+        self._held_back = settling.held_back
+        self._outage = settling.outage
+
+    def hand_out(self, batch: Sequence[FeedItem], *, handed_before: int) -> Ran:
+        """Make the calls of a batch, until it is through or something ends it earlier."""
+        if self._subscriber.concurrency > 1 and len(batch) > 1 and self._outage.handler is None:
+            return self._hand_out_side_by_side(batch, handed_before)
+        ran = Ran()
+        began = self._runtime.clock.monotonic()
+        for handler, items in self._units(batch):
+            blocked = Ran(keys=ran.keys)
+            free = self._pass_by_blocked(handler, items, blocked, handed_before=handed_before)
+            if free:
+                self._hand_out_unit(self._call(handler, free, handed_before, None), ran)
+            if ran.stays is not None or ran.again_through:
+                return ran
+            ran.entries += blocked.entries
+            ran.done += len(items)
+            in_outage = ran.outage is not None or self._outage.waits_at(handler.name)
+            if in_outage or self.time_to_settle(began, SETTLE_SECONDS):
+                return ran
+        return ran
+
+    def run_within(
+        self,
+        connection: Connection,
+        batch: Sequence[FeedItem],
+        ran: Ran,
+        *,
+        holds_since: float,
+        seconds: float,
+    ) -> None:
+        """Make the calls of a batch within a transaction, until it is through or it is time to commit.
+
+        Raises `CulpritError` and `InterruptedTurnError`; the transaction is then to be rolled back.
+        """
+        handed_before = self._lease.progress.handled_through
+        for handler, items in self._units(batch):
+            free = self._pass_by_blocked(handler, items, ran, handed_before=handed_before)
+            if free:
+                self._handle_within(connection, self._call(handler, free, handed_before, connection))
+                ran.succeeded.add(handler.name)
+            ran.done += len(items)
+            if self.time_to_settle(holds_since, seconds) or self._outage.waits_at(handler.name):
+                return
+
+    def call_within(self, connection: Connection, call: Call) -> None:
+        """Call a handler that writes through `connection`. Raises `HandlerFailedError`, also when the handler returned
+        and left the transaction ended or broken: what it wrote would not commit together with the checkpoint. Raises
+        `InterruptedTurnError` when it was the database that ended the transaction.
+        """
+        database, clock = self._runtime.database, self._runtime.clock
+        ours = connection.get_transaction()
+        began = clock.monotonic()
+        self._lease.check()
+        try:
+            self._caller.call(call)
+        except NOT_A_FAILURE:
+            raise
+        except BaseException as error:
+            too_slow = clock.monotonic() - began >= self._runtime.lease_seconds
+            ours_is_gone = not database.transaction_is_usable(connection)
+            if database.passing(error) and ours_is_gone and not too_slow:
+                raise InterruptedTurnError(call.items[0], error) from error
+            if database.is_own_lock(error):
+                error.add_note("Only one connection can write to a SQLite file: write through ctx.connection.")
+            raise HandlerFailedError(error) from error
+        if connection.get_transaction() is not ours or not database.transaction_is_usable(connection):
+            raise HandlerFailedError(self.broken(clock.monotonic() - began))
+
+    def call_outside(self, call: Call) -> BaseException | None:
+        """Call a handler outside any transaction; return what it raised."""
+        self._lease.check()
+        try:
+            self._caller.call(call)
+        except NOT_A_FAILURE:
+            raise
+        except BaseException as error:
+            return error
+        return None
+
+    def next_few(self, rest: Sequence[FeedItem]) -> list[FeedItem]:
+        """The events at-most-once delivery has in hand at a time."""
+        if self._subscriber.concurrency > 1:
+            return list(rest[: self._subscriber.concurrency])
+        return list(next(self._units(rest))[1])
+
+    def time_to_settle(self, began: float, seconds: float, *, least: bool = True) -> bool:
+        return least and (self._runtime.stop.is_set() or self._runtime.clock.monotonic() - began > seconds)
+
+    def _hand_out_unit(self, call: Call, ran: Ran) -> None:
+        began = self._runtime.clock.monotonic()
+        error = self.call_outside(call)
+        if error is None:
+            ran.succeeded.add(call.handler.name)
+            self._outage.succeeded(call.handler.name)
+            return
+        seconds = self._runtime.clock.monotonic() - began
+        if len(call.items) > 1 and self._subscriber.delivery is not Mode.AT_MOST_ONCE:
+            ran.again_through = call.items[-1].position
+            log_turn(
+                logger.info,
+                "a list of %d is run again one by one: %s",
+                self._lease,
+                len(call.items),
+                type(error).__name__,
+            )
+            return
+        for item in call.items:
+            self._settling.failure(item, error, seconds=seconds, ran=ran)
+
+    def _hand_out_side_by_side(self, batch: Sequence[FeedItem], handed_before: int) -> Ran:
+        ran, clock = Ran(), self._runtime.clock
+        began = clock.monotonic()
+        begun: dict[int, float] = {}
+        keys = [self._subscriber.key.of(item) for item in batch]
+
+        def begin(place: int) -> "Future[None] | None":
+            item = batch[place]
+            handler = self._caller.handler_of(item)
+            if not self._pass_by_blocked(handler, [item], ran, handed_before=handed_before):
+                return None
+            self._lease.check()
+            begun[place] = clock.monotonic()
+            return self._caller.begin(self._call(handler, [item], handed_before, None))
+
+        def ended(place: int, error: BaseException | None) -> None:
+            handler = self._caller.handler_of(batch[place]).name
+            if error is None:
+                ran.succeeded.add(handler)
+                self._outage.succeeded(handler)
+            elif isinstance(error, NOT_A_FAILURE):
+                raise error
+            else:
+                self._settling.failure(batch[place], error, seconds=clock.monotonic() - begun[place], ran=ran)
+
+        def goes_on() -> bool:
+            return ran.outage is None and not self.time_to_settle(began, SETTLE_SECONDS, least=bool(begun))
+
+        ran.done = SideBySide(keys, width=self._subscriber.concurrency, begin=begin, ended=ended, goes_on=goes_on).run()
+        return ran
+
+    def _handle_within(self, connection: Connection, call: Call) -> None:
+        began = self._runtime.clock.monotonic()
+        try:
+            self.call_within(connection, call)
+        except HandlerFailedError as error:
+            seconds = self._runtime.clock.monotonic() - began
+            item = call.items[0] if len(call.items) == 1 else None
+            raise CulpritError(item, error.error, through=call.items[-1].position, seconds=seconds) from error
+
+    def _call(
+        self, handler: Handler, items: Sequence[FeedItem], handed_before: int, connection: Connection | None
+    ) -> Call:
+        return Call(
+            handler=handler,
+            items=items,
+            attempt=1,
+            redelivery=items[0].position <= handed_before,
+            epoch=self._lease.epoch,
+            connection=connection,
+        )
+
+    def _pass_by_blocked(
+        self, handler: Handler, items: Sequence[FeedItem], ran: Ran, *, handed_before: int
+    ) -> Sequence[FeedItem]:
+        """Return the events that need not wait behind an earlier one of their key; make entries of the others."""
+        if self._subscriber.on_failure is OnFailure.HALT or not (ran.keys or self._held_back.holds_any):
+            return items
+        free = []
+        for item in items:
+            key = self._subscriber.key.of(item)
+            if key in ran.keys or self._held_back.holds(key):
+                ran.add(self._settling.blocked(item, key, handler, redelivery=item.position <= handed_before))
+            else:
+                free.append(item)
+        return free
+
+    def _units(self, batch: Sequence[FeedItem]) -> Iterator[tuple[Handler, Sequence[FeedItem]]]:
+        """Cut a batch into calls: one event each, or for a handler of lists those that follow each other."""
+        start = 0
+        while start < len(batch):
+            handler = self._caller.handler_of(batch[start])
+            end = start + 1
+            while handler.takes_list and end < len(batch) and self._caller.handler_of(batch[end]) is handler:
+                end += 1
+            yield handler, batch[start:end]
+            start = end
+
+    def broken(self, seconds: float) -> UsageError:
+        if seconds >= self._runtime.lease_seconds:
+            return UsageError(
+                f"the handler left its transaction idle for {seconds:.0f} s, and the database has ended it",
+                remedy="do slow work outside a transaction: declare an effect that is delivered at least once",
+            )
+        return UsageError(
+            "the handler returned, but it had committed, rolled back or broken the transaction it was called in",
+            remedy="leave ctx.connection's transaction alone, and let database errors out of the handler",
+        )
