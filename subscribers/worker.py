@@ -242,6 +242,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._runtime.clock.wait(self._ended, self._runtime.lease_seconds / 3):
+            self._runtime.running_calls.report_overdue()
             for partition in self._partitions:
                 if partition.lease.held:
                     self._renew(partition)

@@ -24,6 +24,7 @@ from tests.clients import Clients, clients
 from tests.log_support import opened
 from tests.pgbouncer_server import pgbouncer_server
 from tests.postgres_server import postgres_server
+from tests.subscribers_support import Bench
 
 DATABASES = ("sqlite", "postgres")
 SCHEMA = "eventlog"
@@ -140,6 +141,14 @@ def shop(
 ) -> Shop:
     """A folder to run commands in, beside a log; once on each kind of database."""
     return Shop.open(tmp_path, database_url, monkeypatch=monkeypatch, capsys=capsys)
+
+
+@pytest.fixture
+def bench(database_url: str) -> Iterator[Bench]:
+    """A log with applications of a service on it; once on each kind of database."""
+    bench = Bench(database_url)
+    yield bench
+    bench.close()
 
 
 @pytest.fixture(scope="session")

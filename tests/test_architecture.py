@@ -60,7 +60,13 @@ USED_ONLY_IN = {
         "concurrent.futures.ProcessPoolExecutor",
         "concurrent.futures.thread.ThreadPoolExecutor",
         "_thread.start_new_thread",
-    ): ("eventlog/doorbell.py", "subscribers/worker.py", "subscribers/heartbeat.py", "subscribers/handler_threads.py", "cli/demo/*"),
+    ): (
+        "eventlog/doorbell.py",
+        "subscribers/worker.py",
+        "subscribers/heartbeat.py",
+        "subscribers/handler_threads.py",
+        "cli/demo/*",
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """What a subscriber may be declared as, and which handler an event goes to; no database is needed to tell."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -93,6 +93,41 @@ def test_the_most_specific_handler_takes_an_event(mail: Subscriber) -> None:
     assert found == ["one", "some", "anything", "anything"]
 
 
+def test_a_coroutine_is_a_handler(mail: Subscriber) -> None:
+    class Awaitable:
+        async def __call__(self, crate: Lost) -> None: ...
+
+    @mail
+    async def send(crate: Sent) -> None: ...
+
+    mail(Awaitable())
+    assert mail.routes.patterns == ("crate.lost", "crate.sent")
+
+
+@pytest.mark.parametrize("annotated", [list[Sent | Lost], Sequence[Sent | Lost]])
+def test_a_list_says_by_its_elements_which_events_it_wants(mail: Subscriber, annotated: Any) -> None:
+    def send(crates: Any) -> None: ...
+
+    send.__annotations__["crates"] = annotated
+    mail(send)
+    assert mail.routes.patterns == ("crate.lost", "crate.sent")
+
+
+def test_a_handler_declared_for_lists_that_is_annotated_with_one_event_is_refused(mail: Subscriber) -> None:
+    with refused():
+
+        @mail(batch=True)
+        def send(crate: Sent) -> None: ...
+
+
+def test_a_list_beside_concurrency_is_refused(app: App) -> None:
+    mail = app.subscriber("mail", concurrency=2)
+    with refused():
+
+        @mail(batch=True)
+        def send(crates: list[Sent]) -> None: ...
+
+
 def test_a_star_covers_one_segment_and_two_cover_any_number(mail: Subscriber) -> None:
     @mail.on("crate.*")
     def one(recorded: Recorded[Any]) -> None: ...
@@ -164,19 +199,12 @@ def three(crate: Sent, ctx: Context, more: int) -> None: ...
 def keyword(crate: Sent, *, ctx: Context) -> None: ...
 def only_keywords(**crate: Sent) -> None: ...
 def unknown_name(crate: "Crate") -> None: ...  # type: ignore[name-defined]  # noqa: F821
-async def coroutine(crate: Sent) -> None: ...
-
-
 def generator(crate: Sent) -> Iterator[int]:
     yield 1
 
 
 async def generator_of_coroutines(crate: Sent) -> AsyncIterator[int]:
     yield 1
-
-
-class Awaitable:
-    async def __call__(self, crate: Sent) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -192,12 +220,10 @@ class Awaitable:
         keyword,
         only_keywords,
         unknown_name,
-        coroutine,
         generator,
         generator_of_coroutines,
-        Awaitable(),
     ],
-    ids=lambda function: getattr(function, "__name__", "awaitable_object"),
+    ids=lambda function: function.__name__,
 )
 def test_a_function_that_cannot_handle_events_is_refused(mail: Subscriber, function: Callable[..., Any]) -> None:
     with refused():
