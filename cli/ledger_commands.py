@@ -1,6 +1,7 @@
 """`failures`, `retry`, `skip`: the ledger, entry by entry."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import click
 import msgspec
@@ -10,6 +11,7 @@ from eventlog.cli.options import Position, shared_options
 from eventlog.cli.output import Column, counted, number, say, show, show_items, show_json, show_table, until
 from eventlog.cli.plan import ask
 from eventlog.cli.settings import Settings, read_settings
+from eventlog.errors import UsageError
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers import control
 from eventlog.subscribers.ledger import Entry, EntryState
@@ -19,6 +21,11 @@ FAILURES_SHOWN = 1_000
 ENTRIES_NAMED = 20
 
 position = Position(min=1)
+
+_error = click.option(
+    "--error", metavar="TEXT", help="Only failures with this fingerprint, or with this in the error's type or message."
+)
+_type = click.option("--type", "event_type", metavar="PATTERN", help="Only failures of these types of events.")
 
 
 @click.command()
@@ -65,22 +72,37 @@ def failures(subscriber: str | None, states: tuple[str, ...], every: bool, limit
 @click.command()
 @click.argument("subscriber", required=False)
 @click.argument("positions", metavar="[POSITION]...", type=position, nargs=-1)
+@_error
+@_type
 @click.option("--dry-run", is_flag=True, help="Show which they are, and change nothing.")
 @click.option("--reason", help="Why, for the record.")
 @shared_options
-def retry(subscriber: str | None, positions: tuple[int, ...], dry_run: bool, reason: str | None) -> None:
+def retry(
+    *,
+    subscriber: str | None,
+    positions: tuple[int, ...],
+    error: str | None,
+    event_type: str | None,
+    dry_run: bool,
+    reason: str | None,
+) -> None:
     """Make failures due now; a worker runs them.
 
-    Those at POSITION, all open ones of SUBSCRIBER, or all there are. Nothing is run here: `eventlog run` does that, as
-    it does with every failure whose time has come.
+    Those at POSITION, all open ones of SUBSCRIBER, or all there are. What waits behind an earlier failure of its key is
+    left alone: it follows by itself. Nothing is run here: `eventlog run` does that, as it does with every failure whose
+    time has come.
 
     \b
       eventlog retry
       eventlog retry mail 4711 4712
+      eventlog retry mail --error ConnectionError --type "order.*"
     """
     settings = read_settings()
+    _check_choice(positions, error, event_type)
     with opened_log(settings) as log:
-        done = control.retry(log.database, subscriber, positions, reason=reason, dry_run=dry_run)
+        done = control.retry(
+            log.database, subscriber, positions, error=error, event_type=event_type, reason=reason, dry_run=dry_run
+        )
     _show_changed(done, settings, what="due now", dry_run=dry_run)
     if done.operation is not None and not settings.json:
         say("A worker tries them again: `eventlog run --drain`, unless one is running.")
@@ -88,30 +110,54 @@ def retry(subscriber: str | None, positions: tuple[int, ...], dry_run: bool, rea
 
 @click.command()
 @click.argument("subscriber")
-@click.argument("positions", metavar="POSITION...", type=position, nargs=-1, required=True)
+@click.argument("positions", metavar="[POSITION]...", type=position, nargs=-1)
+@_error
+@_type
 @click.option("--reason", required=True, help="Why, for the record.")
 @click.option("--dry-run", is_flag=True, help="Show which they are, and change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do it unasked.")
 @shared_options
-def skip(subscriber: str, positions: tuple[int, ...], reason: str, dry_run: bool, yes: bool) -> None:
+def skip(
+    *,
+    subscriber: str,
+    positions: tuple[int, ...],
+    error: str | None,
+    event_type: str | None,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
+) -> None:
     """Give failures up, with a reason.
 
-    The events are not tried again, and what waits behind them goes on. A rewind delivers them nevertheless.
+    Those at POSITION, or the open ones with an error or of a type. The events are not tried again, and what waits
+    behind them goes on. A rewind delivers them nevertheless.
 
     \b
       eventlog skip mail 4711 --reason "the address is gone"
+      eventlog skip mail --error AddressError --reason "the addresses are gone"
     """
     settings = read_settings()
+    _check_choice(positions, error, event_type)
     with opened_log(settings) as log:
-        plan = control.skip(log.database, subscriber, positions, reason=reason, dry_run=True)
+        skip_them = partial(
+            control.skip, log.database, subscriber, positions, error=error, event_type=event_type, reason=reason
+        )
+        plan = skip_them(dry_run=True)
         if dry_run:
             _show_changed(plan, settings, what="skipped", dry_run=True)
             return
         if not settings.json:
             _name(plan.entries)
         ask(f"Give up {counted(len(plan.entries), 'failure')} of {subscriber}?", yes=yes, dry_run_offered=True)
-        done = control.skip(log.database, subscriber, positions, reason=reason)
+        done = skip_them()
     _show_changed(done, settings, what="skipped", dry_run=False)
+
+
+def _check_choice(positions: tuple[int, ...], error: str | None, event_type: str | None) -> None:
+    if positions and (error is not None or event_type is not None):
+        raise UsageError(
+            "failures are named by their positions, or by their error and type", remedy="leave one of the two out"
+        )
 
 
 def _show_failures(found: Sequence[Entry]) -> None:
@@ -160,6 +206,8 @@ def _show_changed(done: control.Changed, settings: Settings, *, what: str, dry_r
         show("There is no open failure; nothing was changed.")
     else:
         show(f"{counted(changed, 'failure')} {what}.")
+        if done.more:
+            say("There are more: do it once more for the others.")
 
 
 def _name(entries: Sequence[Entry]) -> None:

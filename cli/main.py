@@ -28,6 +28,11 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "subscribers": ("subscriber_commands:subscribers", "List the registered subscribers."),
         "register": ("subscriber_commands:register", "Register the subscribers of an app."),
         "run": ("run_command:run", "Run the handlers of an app."),
+        "pause": ("lifecycle_commands:pause", "Stop deliveries to a subscriber."),
+        "resume": ("lifecycle_commands:resume", "Let deliveries to a paused subscriber go on."),
+        "partitions": ("lifecycle_commands:partitions", "Give a subscriber another number of partitions."),
+        "rename": ("lifecycle_commands:rename", "Give a subscriber another name."),
+        "remove": ("lifecycle_commands:remove", "Forget a subscriber."),
     },
     "Failures": {
         "failures": ("ledger_commands:failures", "List the events whose handler failed."),
@@ -36,7 +41,9 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Replay": {
         "rewind": ("move_commands:rewind", "Move a subscriber back, so that events are delivered again."),
-        "undo": ("move_commands:undo", "Take a rewind back."),
+        "advance": ("move_commands:advance", "Move a subscriber forward, past events it is not given."),
+        "seek": ("move_commands:seek", "Move a subscriber to a place, whichever way that is."),
+        "undo": ("move_commands:undo", "Take a move back."),
     },
     "Event types": {
         "types": ("types_commands:types", "List the event types, their versions and counts."),

@@ -48,7 +48,8 @@ def show_done(deed: str, move: Move) -> None:
 def move_line(move: Move) -> str:
     """Write both ends of a move, and what is delivered next."""
     ends = f"{number(move.from_position)} -> {number(move.to_position)}"
-    return f"{move.subscriber}: checkpoint {ends}, next event {number(move.next_event)}"
+    which = "" if move.exact else f" (the least of {counted(len(move.partitions), 'partition')})"
+    return f"{move.subscriber}: checkpoint {ends}{which}, next event {number(move.next_event)}"
 
 
 def undone_line(undone: Undone) -> str:
@@ -60,7 +61,8 @@ def undone_line(undone: Undone) -> str:
 
 def _plan_lines(move: Move) -> list[str]:
     again = f", {number(move.already_handled)} of them handled before" if move.already_handled else ""
-    lines = [f"{counted(move.events, 'event')} will be delivered{again}"]
+    will = "will be delivered" if move.goes_back else "will be passed over"
+    lines = [f"{'' if move.exact else 'at most '}{counted(move.events, 'event')} {will}{again}"]
     lines += [f"  {number(count):>9}  {name}" for name, count in _largest(move.by_type)]
     if len(move.by_type) > TYPES_SHOWN:
         lines.append(f"             and {counted(len(move.by_type) - TYPES_SHOWN, 'type')} more")

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from eventlog.database import Database, translated
 from eventlog.errors import RefusedError
-from eventlog.subscribers.control import Move, carry_out, plan_rewind
+from eventlog.subscribers.control.moves import Action, Move, carry_out, plan
 from eventlog.subscribers.registration import RowLock, SubscriberRow, read_subscriber
 
 LOCK_SECONDS = 10.0
@@ -48,8 +48,8 @@ def _rebuild(database: Database, name: str, reason: str | None, *, dry_run: bool
         if not dry_run:
             database.lock_tables(connection, tables, seconds=LOCK_SECONDS)
         row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
-        plan = plan_rewind(connection, database, row, row.start_position)
-        move = msgspec.structs.replace(plan, emptied=row.declaration.tables, needs_resend=False)
+        planned = plan(connection, database, row, row.start_position, Action.REWIND)
+        move = msgspec.structs.replace(planned, emptied=row.declaration.tables, needs_resend=False)
         if dry_run:
             return move
         database.empty_tables(connection, tables)

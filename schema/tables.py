@@ -173,6 +173,7 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _optional("reason", Text()),
             _required("before", Text()),
             _required("after", Text()),
+            _optional("undo", Text()),
         ),
         floors=table(
             "floors",

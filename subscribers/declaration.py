@@ -108,7 +108,7 @@ class Subscriber:
         failures_max: int = FAILURES_MAX,
         redact: Redact = False,
     ) -> None:
-        self.name = _check_name(name)
+        self.name = check_name(name)
         self.kind = kind
         self.start = _check_start(start)
         self.delivery = _member(Delivery, delivery, what="delivery")
@@ -186,7 +186,8 @@ class Subscriber:
         )
 
 
-def _check_name(name: object) -> str:
+def check_name(name: object) -> str:
+    """Return the name if it can name a subscriber; raise `DeclarationError` otherwise."""
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
     raise DeclarationError(

@@ -17,21 +17,24 @@ An entry points at its event and never copies it. A worker writes to it only ins
 fence, and only if the entry is still at the revision it was read at: an operator's skip is never overwritten.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     RowMapping,
     Select,
     Table,
+    false,
     func,
     insert,
     literal,
     null,
+    or_,
     select,
     update,
 )
@@ -196,10 +199,18 @@ def record_attempt(
     _insert_attempts(connection, tables, subscriber, [(attempt, round_number)])
 
 
-def supersede_above(connection: Connection, tables: Tables, *, subscriber: str, position: int, operation: int) -> int:
+def supersede_above(
+    connection: Connection,
+    tables: Tables,
+    *,
+    subscriber: str,
+    partitions: Collection[int],
+    position: int,
+    operation: int,
+) -> int:
     """Close every entry above a position because the events come again; return how many were still open."""
     table = tables.failures
-    above = (table.c.subscriber == subscriber) & (table.c.position > position)
+    above = (table.c.subscriber == subscriber) & (table.c.position > position) & table.c.partition.in_(partitions)
     current = above & (table.c.state != EntryState.SUPERSEDED)
     open_ones = select(func.count()).select_from(table).where(current, table.c.state.in_(OPEN_STATES))
     count = connection.scalar(open_ones) or 0
@@ -216,19 +227,23 @@ def supersede_above(connection: Connection, tables: Tables, *, subscriber: str, 
     return count
 
 
-def superseded_by(connection: Connection, tables: Tables, *, subscriber: str, above: int, operation: int) -> int:
-    """Count the entries above a position that an operation closed."""
+def superseded_by(
+    connection: Connection, tables: Tables, *, subscriber: str, above: Mapping[int, int], operation: int
+) -> int:
+    """Count the entries an operation closed, above a position of each partition."""
     table = tables.failures
-    closed = (table.c.subscriber == subscriber) & (table.c.position > above) & (table.c.closed_by == operation)
+    closed = _closed_by(table, subscriber, above, operation)
     return connection.scalar(select(func.count()).select_from(table).where(closed)) or 0
 
 
-def restore_superseded(connection: Connection, tables: Tables, *, subscriber: str, above: int, operation: int) -> int:
-    """Bring back the entries an operation closed, as they were; return how many."""
+def restore_superseded(
+    connection: Connection, tables: Tables, *, subscriber: str, above: Mapping[int, int], operation: int
+) -> int:
+    """Bring back the entries an operation closed, as they were, above a position of each partition; return how many."""
     table = tables.failures
     restored = connection.execute(
         update(table)
-        .where(table.c.subscriber == subscriber, table.c.position > above, table.c.closed_by == operation)
+        .where(_closed_by(table, subscriber, above, operation))
         .values(state=table.c.state_before, state_before=None, closed_by=None, revision=table.c.revision + 1)
     )
     return restored.rowcount
@@ -304,6 +319,11 @@ def _insert_attempts(
             for attempt, round_number in attempts
         ],
     )
+
+
+def _closed_by(table: Table, subscriber: str, above: Mapping[int, int], operation: int) -> ColumnElement[bool]:
+    places = ((table.c.partition == one) & (table.c.position > position) for one, position in above.items())
+    return (table.c.subscriber == subscriber) & (table.c.closed_by == operation) & or_(false(), *places)
 
 
 def _entries(tables: Tables) -> Select[tuple[object, ...]]:

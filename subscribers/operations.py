@@ -12,13 +12,18 @@ from eventlog.schema.tables import Tables
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of a subscriber. `before` and `after` are small and JSON-able; moves tell positions per partition."""
+    """One change of a subscriber. `before` and `after` are small and JSON-able; moves tell positions per partition.
+
+    `undo` is the command that takes it back, None where there is none; `{operation}` in it, also as it is kept, stands
+    for the operation's number, which nobody knows when the row is written, and no row of history is ever changed.
+    """
 
     action: str
     subscriber: str
     before: Any
     after: Any
     reason: str | None = None
+    undo: str | None = None
 
 
 def record(connection: Connection, tables: Tables, operation: Operation) -> int:
@@ -30,11 +35,17 @@ def record(connection: Connection, tables: Tables, operation: Operation) -> int:
         reason=operation.reason,
         before=_text(operation.before),
         after=_text(operation.after),
+        undo=operation.undo,
     )
     number = connection.execute(statement.returning(tables.operations.c.id)).scalar_one()
     assert isinstance(number, int)
     ring(connection, tables)
     return number
+
+
+def undo_command(undo: str | None, *, operation: int) -> str | None:
+    """Return the command that takes an operation back, from the `undo` that is kept of it."""
+    return None if undo is None else undo.replace("{operation}", str(operation))
 
 
 def actor() -> str:

@@ -40,7 +40,7 @@ def read_status(database: Database) -> Status:
         head = database.head(connection)
         mark = database.high_water_mark(connection)
         holders = tuple(database.held_back_by(connection)) if mark < head else ()
-        counts = _failure_counts(connection, database)
+        counts = failure_counts(connection, database)
         rows = connection.execute(_subscribers(database)).all()
         subscribers = tuple(_subscriber(connection, database, row, mark, counts.get(row.name, {})) for row in rows)
     return Status(head=head, high_water_mark=mark, held_back_by=holders, subscribers=subscribers)
@@ -108,7 +108,8 @@ def _subscribers(database: Database):  # type: ignore[no-untyped-def]  # a Selec
     )
 
 
-def _failure_counts(connection: Connection, database: Database) -> dict[str, dict[str, int]]:
+def failure_counts(connection: Connection, database: Database) -> dict[str, dict[str, int]]:
+    """Count ledger entries by subscriber and state."""
     failures = database.tables.failures
     counts: dict[str, dict[str, int]] = {}
     question = select(failures.c.subscriber, failures.c.state, func.count()).group_by(

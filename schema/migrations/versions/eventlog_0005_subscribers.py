@@ -16,7 +16,7 @@ down_revision = "eventlog_0004"
 branch_labels = None
 depends_on = None
 
-LOCKS = ("subscribers", "checkpoints", "failures", "attempts")
+LOCKS = ("subscribers", "checkpoints", "failures", "attempts", "operations")
 
 OPEN = "state in ('retrying', 'parked', 'blocked')"
 
@@ -54,6 +54,7 @@ def _add_columns(log: Target) -> None:
         ("checkpoints", sa.Column("outage_since", Timestamp())),
         ("failures", sa.Column("handler", sa.Text())),
         ("attempts", sa.Column("operation", sa.BigInteger())),
+        ("operations", sa.Column("undo", sa.Text())),
     )
     for table, column in added:
         op.add_column(log.table(table), column, schema=log.schema)
