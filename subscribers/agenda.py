@@ -1,17 +1,18 @@
 """What the partitions of one worker have to do now, and when it is time to look again.
 
-A partition is ready when the log goes on after its checkpoint, when a retry is due, or when its lease can be had. The
-first is known from the high-water mark alone. The other two stand in the tables, and are looked up for all partitions
-at once: two queries, before the worker sleeps and once a second while it is busy. Times are the database's; what is
-kept here is how many seconds were left at the look.
+A partition is ready when the log goes on after its checkpoint, when a retry is due, or when its lease can be had and it
+is this worker's share. The first is known from the high-water mark alone. The others stand in the tables, and are
+looked up for all partitions at once: three queries, before the worker sleeps and once a second while it is busy. Times
+are the database's; what is kept here is how many seconds were left at the look.
 
 A partition that has been given its turn and did nothing is not ready again for the same reason: halted, it waits at the
 same event until the mark moves, the doorbell rings (an operator may have skipped the event), or some seconds are over.
-Refused, or with an entry due that it cannot come to yet, it is asked again a second later.
+Refused, it is asked again when the doorbell rings or after half a minute; with an entry due that it cannot come to yet,
+a second later. One that is paused, gone, or somebody else's share is to leave.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,7 @@ from sqlalchemy import Select, func, select
 from eventlog.bell import Look
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.due import due_at, first_of_its_key
+from eventlog.subscribers.fleet import Place, WorkerRow, read_workers, shares
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.results import Delivered
@@ -31,6 +33,9 @@ LOOK_SECONDS = 1.0
 
 SETTLED_SECONDS = 5.0
 """How long a partition that did nothing behind a mark that stands still is left alone."""
+
+REFUSED_SECONDS = 30.0
+"""How long the code is not offered a subscriber that it may not run, unless the doorbell rings."""
 
 SLEEP_SECONDS_MIN = 0.005
 SLEEP_SECONDS_MAX = 3600.0
@@ -50,6 +55,12 @@ class _Place:
     called_again_at: float = 0.0
     next_at: float = 0.0
     """When the tables will give it something to do, if nobody changes them."""
+    leaves: bool = False
+    """Whether its lease is to be let go."""
+    refused_until: float = 0.0
+    refused_at_rings: int = -1
+    free_since: float | None = None
+    """Since when it has been seen free, while it was somebody else's share."""
 
 
 class Agenda:
@@ -73,6 +84,15 @@ class Agenda:
         """Name the partitions that have something to do, as far as is known."""
         return [place.partition for place in self._places if self._is_ready(place)]
 
+    def leaving(self) -> list[Partition]:
+        """Name the partitions whose lease is to be let go."""
+        return [one.partition for one in self._places if one.leaves and one.partition.lease.held and not one.running]
+
+    def runnable(self) -> set[str]:
+        """Name the subscribers that the code may run, as far as is known."""
+        refused = {one.partition.subscriber.name for one in self._places if one.partition.refusal is not None}
+        return {one.partition.subscriber.name for one in self._places} - refused
+
     def began(self, partition: Partition) -> None:
         """Note that a partition has been given a turn."""
         place = self._place(partition)
@@ -88,9 +108,13 @@ class Agenda:
             place.settled = None
         if done is not None and not done.moved and place.called:
             place.called_again_at = self._runtime.clock.monotonic() + LOOK_SECONDS
-        if place.called or not partition.lease.held:
+        if partition.refusal is not None:
+            place.refused_until = self._runtime.clock.monotonic() + REFUSED_SECONDS
+            place.refused_at_rings = self._runtime.log.doorbell.rings
+        elif place.called or not partition.lease.held:
             self._look_at = 0.0
         place.called = False
+        place.leaves = place.leaves and partition.lease.held
 
     def forget(self) -> None:
         """Know nothing any more: the database has failed."""
@@ -101,10 +125,10 @@ class Agenda:
     def allowance(self, look: Look) -> float:
         """Tell for how long the worker may sleep, 0 when there is something to do. Looks at everything."""
         self._runtime.feed.saw(look)
-        if self.ready():
+        if self.ready() or self.leaving():
             return 0.0
         self.look_at_tables()
-        if self.ready():
+        if self.ready() or self.leaving():
             return 0.0
         return self._seconds_left()
 
@@ -113,32 +137,65 @@ class Agenda:
             self.look_at_tables()
 
     def look_at_tables(self) -> None:
-        """Look up leases, moved checkpoints and due entries of all partitions: two queries."""
+        """Look up leases, moved checkpoints, due entries and the other workers, for all partitions: three queries."""
         known = {id(place): place.partition.lease.epoch for place in self._places if place.partition.lease.held}
         with self._runtime.database.reader() as connection:
             checkpoints = {(row.subscriber, row.partition): row for row in connection.execute(self._checkpoints())}
             entries = {(row.subscriber, row.partition): row for row in connection.execute(self._due_entries())}
+            workers = read_workers(connection, self._runtime.database, alive_only=True)
         now = self._runtime.clock.monotonic()
         self._look_at = now + LOOK_SECONDS
+        share = self._shares(workers, checkpoints.values())
         for place in self._places:
+            lease = place.partition.lease
+            key = (lease.subscriber, lease.partition)
+            row = checkpoints.get(key)
+            mine = share.get(key, self._runtime.owner) == self._runtime.owner
+            place.leaves = lease.held and (row is None or row.state != "running" or not mine)
             if place.running:
                 continue
-            lease = place.partition.lease
-            row = checkpoints.get((lease.subscriber, lease.partition))
             if known.get(id(place)) == lease.epoch and (row is None or row.epoch != lease.epoch):
                 # An operator has moved its checkpoint; the heartbeat would notice later. A lease that was taken after
                 # we asked has an epoch we have not seen yet, and is left alone.
                 lease.forget()
+                place.leaves = False
             if lease.held:
-                entry = entries.get((lease.subscriber, lease.partition))
+                entry = entries.get(key)
                 seconds = SLEEP_SECONDS_MAX if entry is None else _seconds(entry.now, entry.next_attempt_at)
             else:
-                seconds = SLEEP_SECONDS_MAX if row is None else self._until_free(row)
-            place.called = seconds <= 0
-            place.next_at = now + seconds
+                seconds = self._until_offered(place, row, mine=mine)
+            place.called = seconds <= 0 and not place.leaves
+            place.next_at = now + (0.0 if place.leaves else seconds)
+
+    def _shares(self, workers: Sequence[WorkerRow], rows: Iterable[Any]) -> dict[tuple[str, int], str]:
+        """Who ought to have what. A worker that is alone has everything, and computes nothing."""
+        if len(workers) < 2:
+            return {}
+        able = {one.owner: one.subscribers for one in workers}
+        places = [
+            Place(subscriber=row.subscriber, partition=row.partition, owner=_living_owner(row))
+            for row in rows
+            if row.state == "running"
+        ]
+        return shares(able, places)
+
+    def _until_offered(self, place: _Place, row: Any | None, *, mine: bool) -> float:
+        """How long until this worker may try to take a lease that it has not."""
+        now = self._runtime.clock.monotonic()
+        if place.partition.refusal is not None and place.refused_at_rings == self._runtime.log.doorbell.rings:
+            return max(0.0, place.refused_until - now)
+        if row is None or row.state != "running":
+            return SLEEP_SECONDS_MAX
+        seconds = self._until_free(row)
+        if mine or seconds > 0:
+            place.free_since = None
+            return seconds
+        # It is free, and somebody else's who is alive. Should that one not take it, we do.
+        place.free_since = now if place.free_since is None else place.free_since
+        return max(0.0, place.free_since + self._runtime.lease_seconds - now)
 
     def _is_ready(self, place: _Place) -> bool:
-        if place.running:
+        if place.running or place.leaves:
             return False
         now = self._runtime.clock.monotonic()
         if place.called and now >= place.called_again_at:
@@ -160,8 +217,6 @@ class Agenda:
         return min(SLEEP_SECONDS_MAX, max(SLEEP_SECONDS_MIN, left))
 
     def _until_free(self, row: Any) -> float:
-        if row.state != "running":
-            return SLEEP_SECONDS_MAX
         if row.owner is None or row.owner == self._runtime.owner or row.expires_at is None:
             return 0.0
         return _seconds(row.now, row.expires_at)
@@ -206,6 +261,10 @@ class Agenda:
 
     def _place(self, partition: Partition) -> _Place:
         return self._by_partition[id(partition)]
+
+
+def _living_owner(row: Any) -> str | None:
+    return row.owner if row.owner is not None and row.expires_at is not None and row.expires_at > row.now else None
 
 
 def _seconds(now: datetime, then: datetime) -> float:

@@ -119,21 +119,21 @@ class Lease:
             self.progress = progress
             self._valid_until = max(self._valid_until, since + self.seconds)
 
-    def renew(self, connection: Connection) -> None:
-        """Push the expiry out (T5); a lease that is no longer ours is forgotten."""
-        began, epoch = self._clock.monotonic(), self.epoch
-        table = self.database.tables.checkpoints
-        renewed = connection.execute(
-            update(table).where(*self._ours(epoch)).values(expires_at=seconds_from_now(literal(self.seconds)))
-        )
+    def now(self) -> float:
+        """The moment a renewal is asked for, on the monotonic clock."""
+        return self._clock.monotonic()
+
+    def renewed(self, epoch: int, *, since: float) -> None:
+        """Note that the expiry was pushed out (T5), as asked at `since`. Nothing, when it was taken anew meanwhile."""
         with self._lock:
-            if self.epoch != epoch:
-                # It was taken anew in the meantime: what we asked about is no longer the question.
-                return
-            if renewed.rowcount != 1:
+            if self.epoch == epoch:
+                self._valid_until = max(self._valid_until, since + self.seconds)
+
+    def lost(self, epoch: int) -> None:
+        """Note that the lease of this epoch is no longer ours. Nothing, when it was taken anew meanwhile."""
+        with self._lock:
+            if self.epoch == epoch:
                 self._held = False
-            else:
-                self._valid_until = max(self._valid_until, began + self.seconds)
 
     def release(self, *, reached: int = 0) -> None:
         """Let others have it at once (T6), and wake them; nothing is in hand any more. Nothing, when it is not ours.

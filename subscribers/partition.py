@@ -128,6 +128,11 @@ class Partition:
         """Let the lease go, with the checkpoint where the partition has come to."""
         self.lease.release(reached=self._reached)
 
+    def leave(self) -> Delivered:
+        """Let the lease go, as a turn of its own: the partition is paused, or somebody else's share."""
+        self.release()
+        return Delivered()
+
     def _hold(self) -> bool:
         if self.lease.held:
             return True

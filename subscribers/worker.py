@@ -7,8 +7,9 @@ woken (`eventlog/doorbell.py`); what it has to look at before is in `agenda.py`.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 import msgspec
 from sqlalchemy import and_, func, or_, select
@@ -19,6 +20,8 @@ from eventlog.errors import DatabaseError
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.agenda import Agenda
 from eventlog.subscribers.declaration import OnFailure
+from eventlog.subscribers.fleet import Membership
+from eventlog.subscribers.heartbeat import Heartbeat
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.results import Delivered
@@ -108,18 +111,48 @@ class Worker:
 
         A database that goes away is waited for. An error of our own ends the worker.
         """
+        runtime = self._runtime
+        membership = Membership(
+            runtime.database, owner=runtime.owner, seconds=runtime.lease_seconds, subscribers=self.counts
+        )
         with (
-            self._runtime.log.doorbell.sleeper(self._runtime.stop) as self._sleeper,
-            Heartbeat(self._runtime, self._partitions),
+            runtime.log.doorbell.sleeper(runtime.stop) as self._sleeper,
+            self._joined(membership),
+            Heartbeat(runtime, self._partitions, membership=membership),
             ThreadPoolExecutor(
                 max_workers=min(THREADS_MAX, max(1, len(self._partitions))), thread_name_prefix="eventlog-turn"
             ) as pool,
         ):
             try:
-                _Loop(self._runtime, self._partitions, pool, self._sleeper, self._count).run()
+                _Loop(
+                    runtime,
+                    self._partitions,
+                    pool=pool,
+                    sleeper=self._sleeper,
+                    count=self._count,
+                    membership=membership,
+                ).run()
             finally:
-                self._runtime.stop.set()
-        self._release()
+                runtime.stop.set()
+                self._release()
+
+    @contextmanager
+    def _joined(self, membership: Membership) -> Iterator[None]:
+        """Be among the workers while the block runs. A database that is away then is the loop's business, not this."""
+        with self._said_if_failing():
+            membership.join()
+        try:
+            yield
+        finally:
+            with self._said_if_failing():
+                membership.leave()
+
+    @contextmanager
+    def _said_if_failing(self) -> Iterator[None]:
+        try:
+            yield
+        except (DBAPIError, DatabaseError) as error:
+            logger.warning("the worker's row could not be written: %s", error)
 
     def _run_in_thread(self) -> None:
         try:
@@ -146,15 +179,18 @@ class _Loop:
         self,
         runtime: Runtime,
         partitions: Sequence[Partition],
+        *,
         pool: ThreadPoolExecutor,
         sleeper: Sleeper,
         count: Callable[[Partition, Delivered], None],
+        membership: Membership,
     ) -> None:
         self._runtime = runtime
         self._partitions = partitions
         self._pool = pool
         self._sleeper = sleeper
         self._count = count
+        self._membership = membership
         self._agenda = Agenda(runtime, partitions)
         self._turns: dict[Future[Delivered], Partition] = {}
         self._pause_seconds = POLL_SECONDS_MIN
@@ -177,11 +213,17 @@ class _Loop:
     def _begin_turns(self) -> None:
         self._runtime.feed.refresh()
         self._agenda.look_at_tables_if_due()
+        self._membership.can_run(self._agenda.runnable())
+        for partition in self._agenda.leaving():
+            self._begin(partition, partition.leave)
         for partition in self._agenda.ready():
-            self._agenda.began(partition)
-            turn = self._pool.submit(partition.turn)
-            self._turns[turn] = partition
-            turn.add_done_callback(lambda _turn: self._sleeper.wake())
+            self._begin(partition, partition.turn)
+
+    def _begin(self, partition: Partition, deed: Callable[[], Delivered]) -> None:
+        self._agenda.began(partition)
+        turn = self._pool.submit(deed)
+        self._turns[turn] = partition
+        turn.add_done_callback(lambda _turn: self._sleeper.wake())
 
     def _end_turns(self) -> None:
         for turn in [turn for turn in self._turns if turn.done()]:
@@ -221,39 +263,6 @@ class _Loop:
         self._reconnect_seconds = min(RECONNECT_SECONDS_MAX, max(0.1, self._reconnect_seconds * 2))
         logger.warning("the database failed, next look in %.1f s: %s", self._reconnect_seconds, ours or error)
         self._runtime.clock.wait(self._runtime.stop, self._reconnect_seconds)
-
-
-class Heartbeat:
-    """Renews the leases of partitions while its block runs (T5), every third of their length."""
-
-    def __init__(self, runtime: Runtime, partitions: Sequence[Partition]) -> None:
-        self._runtime = runtime
-        self._partitions = partitions
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="eventlog-heartbeat", daemon=True)
-
-    def __enter__(self) -> "Heartbeat":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._runtime.clock.wait(self._ended, self._runtime.lease_seconds / 3):
-            self._runtime.running_calls.report_overdue()
-            for partition in self._partitions:
-                if partition.lease.held:
-                    self._renew(partition)
-
-    def _renew(self, partition: Partition) -> None:
-        """One short transaction each: a row that is busy delays no other. A missed beat is made up by the next."""
-        try:
-            with self._runtime.database.transaction() as connection:
-                partition.lease.renew(connection)
-        except (DBAPIError, DatabaseError) as error:
-            logger.warning("%s: the lease could not be renewed: %s", partition.subscriber.name, error)
 
 
 def _drain_turn(partition: Partition, until: int, counts: dict[str, Counts]) -> bool:

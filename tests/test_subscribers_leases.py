@@ -9,8 +9,8 @@ from eventlog.errors import LeaseLostError
 from eventlog.subscribers import control
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
+from eventlog.subscribers.heartbeat import Heartbeat
 from eventlog.subscribers.retry import Retry
-from eventlog.subscribers.worker import Heartbeat
 from tests.subscribers_support import (
     Background,
     Bench,
