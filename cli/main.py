@@ -28,6 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "subscribers": ("subscriber_commands:subscribers", "List the registered subscribers."),
         "register": ("subscriber_commands:register", "Register the subscribers of an app."),
         "run": ("run_command:run", "Run the handlers of an app."),
+        "workers": ("workers_command:workers", "List the workers, and the partitions each of them has."),
         "pause": ("lifecycle_commands:pause", "Stop deliveries to a subscriber."),
         "resume": ("lifecycle_commands:resume", "Let deliveries to a paused subscriber go on."),
         "partitions": ("lifecycle_commands:partitions", "Give a subscriber another number of partitions."),
@@ -43,6 +44,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "rewind": ("move_commands:rewind", "Move a subscriber back, so that events are delivered again."),
         "advance": ("move_commands:advance", "Move a subscriber forward, past events it is not given."),
         "seek": ("move_commands:seek", "Move a subscriber to a place, whichever way that is."),
+        "replay": ("replay_command:replay", "Deliver a range of the log once more to an effect."),
+        "replays": ("replay_command:replays", "List the replays, and how far they are."),
         "undo": ("move_commands:undo", "Take a move back."),
     },
     "Event types": {

@@ -2,7 +2,7 @@
 
 A partition is ready when the log goes on after its checkpoint, when a retry is due, or when its lease can be had and it
 is this worker's share. The first is known from the high-water mark alone. The others stand in the tables, and are
-looked up for all partitions at once: three queries, before the worker sleeps and once a second while it is busy. Times
+looked up for all partitions at once: four queries, before the worker sleeps and once a second while it is busy. Times
 are the database's; what is kept here is how many seconds were left at the look.
 
 A partition that has been given its turn and did nothing is not ready again for the same reason: halted, it waits at the
@@ -25,6 +25,7 @@ from eventlog.subscribers.due import due_at, first_of_its_key
 from eventlog.subscribers.fleet import Place, WorkerRow, read_workers, shares
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.partition import Partition
+from eventlog.subscribers.replaying import Replays
 from eventlog.subscribers.results import Delivered
 from eventlog.subscribers.runtime import Runtime
 
@@ -67,6 +68,7 @@ class Agenda:
     """Knows which partitions are ready. Used by the worker's own thread alone."""
 
     def __init__(self, runtime: Runtime, partitions: Sequence[Partition]) -> None:
+        self.replays = Replays(runtime, {one.subscriber.name: one.subscriber for one in partitions})
         self._runtime = runtime
         self._by_partition = {id(partition): _Place(partition=partition) for partition in partitions}
         self._places = tuple(self._by_partition.values())
@@ -117,32 +119,37 @@ class Agenda:
         place.leaves = place.leaves and partition.lease.held
 
     def forget(self) -> None:
-        """Know nothing any more: the database has failed."""
+        """Know nothing any more, and rely on no lease: the database has failed."""
         self._look_at = 0.0
         for place in self._places:
+            place.partition.lease.forget()
             place.called, place.settled = False, None
 
     def allowance(self, look: Look) -> float:
         """Tell for how long the worker may sleep, 0 when there is something to do. Looks at everything."""
         self._runtime.feed.saw(look)
-        if self.ready() or self.leaving():
+        if self._anything_to_do():
             return 0.0
         self.look_at_tables()
-        if self.ready() or self.leaving():
+        if self._anything_to_do():
             return 0.0
         return self._seconds_left()
+
+    def _anything_to_do(self) -> bool:
+        return bool(self.ready() or self.leaving() or self.replays.next())
 
     def look_at_tables_if_due(self) -> None:
         if self._runtime.clock.monotonic() >= self._look_at:
             self.look_at_tables()
 
     def look_at_tables(self) -> None:
-        """Look up leases, moved checkpoints, due entries and the other workers, for all partitions: three queries."""
+        """Look up leases, moved checkpoints, due entries, the other workers and replays of all: four queries."""
         known = {id(place): place.partition.lease.epoch for place in self._places if place.partition.lease.held}
         with self._runtime.database.reader() as connection:
             checkpoints = {(row.subscriber, row.partition): row for row in connection.execute(self._checkpoints())}
             entries = {(row.subscriber, row.partition): row for row in connection.execute(self._due_entries())}
             workers = read_workers(connection, self._runtime.database, alive_only=True)
+            self.replays.look(connection)
         now = self._runtime.clock.monotonic()
         self._look_at = now + LOOK_SECONDS
         share = self._shares(workers, checkpoints.values())

@@ -18,6 +18,7 @@ from eventlog.subscribers.declaration import FAILURES_MAX, OUTAGE_AFTER, Deliver
 from eventlog.subscribers.feed import Feed
 from eventlog.subscribers.handler_threads import HandlerThreads
 from eventlog.subscribers.keys import KeyFunction
+from eventlog.subscribers.lifespan import Lifespan, lifespan_of
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.problems import Redact
 from eventlog.subscribers.registration import Registration, register
@@ -213,6 +214,14 @@ class App:
             yield worker
         finally:
             worker.stop()
+
+    def lifespan(self, only: Sequence[str] = ()) -> Lifespan:
+        """Make the lifespan of an ASGI application that runs a worker: `FastAPI(lifespan=app.lifespan())`.
+
+        A service that has a lifespan of its own enters this one within it: `async with app.lifespan()(application)`.
+        Where the database cannot be reached at startup, the application fails to start, with the error that says so.
+        """
+        return lifespan_of(lambda: self.make_worker(only))
 
     def make_worker(self, only: Sequence[str] = (), *, runtime: Runtime | None = None) -> Worker:
         """Register what is not registered, and make a worker that is not running yet."""

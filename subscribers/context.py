@@ -10,6 +10,7 @@ from eventlog.errors import UsageError
 from eventlog.events import Recorded, caused_by
 from eventlog.log import EventLog
 from eventlog.query import Query
+from eventlog.subscribers.receipts import Once
 
 
 class Context:
@@ -123,6 +124,22 @@ class Context:
             metadata={**caused_by(cause), **(metadata or {})},
             tags=tags,
             unless=unless,
+        )
+
+    def once(self, key: str) -> Once:
+        """Do a step once: `with ctx.once("charge") as first_time`, or `async with`.
+
+        `first_time` is False when this subscriber has a receipt for the key. One is written when the block ends without
+        an error. Keys belong to the subscriber and not to the event: put the event's id or an order's number in. What a
+        receipt does not do, and how to be rid of some, is told in `receipts.py`. One or two queries. Raises
+        `UsageError` for what is no key.
+        """
+        return Once(
+            self._log.database,
+            subscriber=self.subscriber,
+            key=key,
+            position=self.event.position,
+            connection=self._connection,
         )
 
     def _only_event(self, remedy: str) -> Recorded[Any]:

@@ -8,13 +8,13 @@ rewind.
 import logging
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 from sqlalchemy import Connection, literal, select, tuple_, update
 from sqlalchemy.exc import DBAPIError
 
 from eventlog.errors import DatabaseError
 from eventlog.schema.timestamps import seconds_from_now
-from eventlog.subscribers.fleet import Membership
 from eventlog.subscribers.leases import Lease
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.runtime import Runtime
@@ -22,15 +22,21 @@ from eventlog.subscribers.runtime import Runtime
 logger = logging.getLogger("eventlog.worker")
 
 
-class Heartbeat:
-    """Renews the leases of partitions, and the worker's own row, while its block runs; reports calls that run long."""
+class Renewable(Protocol):
+    """What else a worker keeps while it lives: its own row, a replay."""
 
-    def __init__(
-        self, runtime: Runtime, partitions: Sequence[Partition], *, membership: Membership | None = None
-    ) -> None:
+    def renew(self, connection: Connection) -> None:
+        """Push the expiry out."""
+        ...
+
+
+class Heartbeat:
+    """Renews the leases of partitions, and what else is to be kept, while its block runs; reports overlong calls."""
+
+    def __init__(self, runtime: Runtime, partitions: Sequence[Partition], *, also: Sequence[Renewable] = ()) -> None:
         self._runtime = runtime
         self._partitions = partitions
-        self._membership = membership
+        self._also = also
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="eventlog-heartbeat", daemon=True)
 
@@ -52,13 +58,13 @@ class Heartbeat:
 
     def _beat(self) -> None:
         held = [partition.lease for partition in self._partitions if partition.lease.held]
-        if not held and self._membership is None:
+        if not held and not self._also:
             return
         with self._runtime.database.transaction() as connection:
             if held:
                 renew_leases(connection, held)
-            if self._membership is not None:
-                self._membership.renew(connection)
+            for one in self._also:
+                one.renew(connection)
 
 
 def renew_leases(connection: Connection, leases: Sequence[Lease]) -> None:

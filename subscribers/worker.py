@@ -35,6 +35,7 @@ whoever appends need not wake it."""
 
 RECONNECT_SECONDS_MAX = 30.0
 THREADS_MAX = 8
+"""So many partitions take turns at a time, and one replay."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,18 +116,19 @@ class Worker:
         membership = Membership(
             runtime.database, owner=runtime.owner, seconds=runtime.lease_seconds, subscribers=self.counts
         )
+        agenda = Agenda(runtime, self._partitions)
         with (
             runtime.log.doorbell.sleeper(runtime.stop) as self._sleeper,
             self._joined(membership),
-            Heartbeat(runtime, self._partitions, membership=membership),
+            Heartbeat(runtime, self._partitions, also=(membership, agenda.replays)),
             ThreadPoolExecutor(
-                max_workers=min(THREADS_MAX, max(1, len(self._partitions))), thread_name_prefix="eventlog-turn"
+                max_workers=min(THREADS_MAX, len(self._partitions)) + 1, thread_name_prefix="eventlog-turn"
             ) as pool,
         ):
             try:
                 _Loop(
                     runtime,
-                    self._partitions,
+                    agenda,
                     pool=pool,
                     sleeper=self._sleeper,
                     count=self._count,
@@ -134,7 +136,7 @@ class Worker:
                 ).run()
             finally:
                 runtime.stop.set()
-                self._release()
+                self._release(agenda)
 
     @contextmanager
     def _joined(self, membership: Membership) -> Iterator[None]:
@@ -164,12 +166,12 @@ class Worker:
     def _count(self, partition: Partition, done: Delivered) -> None:
         _add(self.counts, partition, done)
 
-    def _release(self) -> None:
-        for partition in self._partitions:
+    def _release(self, agenda: Agenda) -> None:
+        for release in (*(partition.release for partition in self._partitions), agenda.replays.release):
             try:
-                partition.release()
+                release()
             except (DBAPIError, DatabaseError):
-                logger.warning("%s: the lease could not be released, it expires by itself", partition.subscriber.name)
+                logger.warning("a lease could not be released, it expires by itself")
 
 
 class _Loop:
@@ -178,7 +180,7 @@ class _Loop:
     def __init__(
         self,
         runtime: Runtime,
-        partitions: Sequence[Partition],
+        agenda: Agenda,
         *,
         pool: ThreadPoolExecutor,
         sleeper: Sleeper,
@@ -186,13 +188,12 @@ class _Loop:
         membership: Membership,
     ) -> None:
         self._runtime = runtime
-        self._partitions = partitions
         self._pool = pool
         self._sleeper = sleeper
         self._count = count
         self._membership = membership
-        self._agenda = Agenda(runtime, partitions)
-        self._turns: dict[Future[Delivered], Partition] = {}
+        self._agenda = agenda
+        self._turns: dict[Future[Delivered], Partition | None] = {}
         self._pause_seconds = POLL_SECONDS_MIN
         self._reconnect_seconds = 0.0
 
@@ -218,9 +219,17 @@ class _Loop:
             self._begin(partition, partition.leave)
         for partition in self._agenda.ready():
             self._begin(partition, partition.turn)
+        replaying = self._agenda.replays.next()
+        if replaying is not None:
+            self._agenda.replays.began()
+            self._submit(replaying.turn, None)
 
     def _begin(self, partition: Partition, deed: Callable[[], Delivered]) -> None:
         self._agenda.began(partition)
+        self._submit(deed, partition)
+
+    def _submit(self, deed: Callable[[], Delivered], partition: Partition | None) -> None:
+        """Have a thread do it; None stands for a turn of a replay."""
         turn = self._pool.submit(deed)
         self._turns[turn] = partition
         turn.add_done_callback(lambda _turn: self._sleeper.wake())
@@ -229,10 +238,14 @@ class _Loop:
         for turn in [turn for turn in self._turns if turn.done()]:
             partition = self._turns.pop(turn)
             error = turn.exception()
-            self._agenda.ended(partition, None if error else turn.result())
+            if partition is None:
+                self._agenda.replays.ended(None if error else turn.result())
+            else:
+                self._agenda.ended(partition, None if error else turn.result())
             if error is not None:
                 raise error
-            self._count(partition, turn.result())
+            if partition is not None:
+                self._count(partition, turn.result())
             if turn.result().moved:
                 self._pause_seconds = POLL_SECONDS_MIN
 
@@ -258,8 +271,6 @@ class _Loop:
             raise error
         self._runtime.feed.forget()
         self._agenda.forget()
-        for partition in self._partitions:
-            partition.lease.forget()
         self._reconnect_seconds = min(RECONNECT_SECONDS_MAX, max(0.1, self._reconnect_seconds * 2))
         logger.warning("the database failed, next look in %.1f s: %s", self._reconnect_seconds, ours or error)
         self._runtime.clock.wait(self._runtime.stop, self._reconnect_seconds)

@@ -1,0 +1,53 @@
+"""A progress bar with rate and time left on a terminal; in a pipe, a line now and then."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from eventlog.cli.output import is_terminal, number, say
+
+LINE_EVERY = 0.1
+"""Of the whole: how far it has to come before a pipe is told again."""
+
+
+class Progress:
+    """Told how far something has come, of so much in all."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._said = 0
+
+    def reached(self, done: int) -> None:
+        """Take note that so much is done."""
+        if done - self._said >= max(1, self.total * LINE_EVERY):
+            self._said = done
+            say(f"{number(done)} of {number(self.total)}")
+
+
+class _Bar(Progress):
+    def __init__(self, total: int, bar: Any, task: Any) -> None:
+        super().__init__(total)
+        self._bar = bar
+        self._task = task
+
+    def reached(self, done: int) -> None:
+        self._bar.update(self._task, completed=done)
+
+
+@contextmanager
+def shown_progress(total: int) -> Iterator[Progress]:
+    """Show progress while the block runs."""
+    if not is_terminal():
+        yield Progress(total)
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _Bar(total, bar, bar.add_task("", total=total))
