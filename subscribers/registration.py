@@ -90,9 +90,16 @@ def check_contract(row: SubscriberRow, subscriber: Subscriber) -> None:
     if row.declaration.contract != subscriber.declaration.contract:
         raise RefusedError(
             f"subscriber {row.name!r} is registered with {_differences(row.declaration, subscriber.declaration)}",
-            remedy="deploy the newest code; if this is the newest, run"
-            f" `eventlog register {row.name} --app module:app --drop-types`",
+            remedy=_remedy(row, subscriber.declaration),
         )
+
+
+def _remedy(row: SubscriberRow, code: Declaration) -> str:
+    if row.declaration.partitions != code.partitions:
+        change = f"`eventlog partitions {row.name} {code.partitions}`"
+    else:
+        change = f"`eventlog register {row.name} --app module:app --drop-types`"
+    return f"deploy the newest code; if this is the newest, run {change}"
 
 
 def _register(database: Database, subscriber: Subscriber, consent_to_change: bool) -> Registration:

@@ -71,7 +71,7 @@ async def lifespan(_service: FastAPI) -> AsyncIterator[None]:
     await asyncio.to_thread(app.log.init)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
-    with app.worker():
+    async with app.lifespan()(service):
         yield
     await engine.dispose()
     app.engine.dispose()

@@ -1,0 +1,129 @@
+"""`pause`, `resume`, `advance`, `seek`, `partitions`, `rename`, `remove`, `workers`, `replay`, as they are typed."""
+
+import pytest
+
+from tests.cli_support import Shop
+
+
+def test_a_paused_subscriber_is_given_nothing_until_it_is_resumed(shop: Shop) -> None:
+    shop.drain()
+    paused = shop.cli("pause", "mail", "--reason", "the provider moves")
+    assert (paused.code, "undo: eventlog resume mail" in paused.out) == (0, True)
+    shop.orders(1)
+    assert shop.drain()["subscribers"]["mail"]["handled"] == 0
+    assert shop.status("mail")["state"] == "paused"
+    assert shop.json("resume", "mail")["changed"] is True
+    assert shop.drain()["subscribers"]["mail"]["handled"] == 1
+
+
+def test_pausing_twice_says_so(shop: Shop) -> None:
+    shop.drain()
+    shop.cli("pause", "mail")
+    assert "already" in shop.cli("pause", "mail").out
+    assert shop.cli("pause", "nobody").code == 3
+
+
+def test_advance_passes_events_over_and_undo_brings_them_back(shop: Shop) -> None:
+    positions = shop.orders(1, 1, 1)
+    shop.cli("register", "--app", "shop:app")
+    done = shop.json("advance", "mail", "--from", positions[2], "--yes")
+    promised = {"subscriber", "from", "to", "next_event", "events", "already_handled", "dry_run", "undo"}
+    assert promised <= set(done)
+    assert (done["from"], done["to"], done["events"]) == (0, positions[1], 2)
+    assert shop.json(*done["undo"].split()[1:], "--yes")["to"] == 0
+    assert shop.drain()["subscribers"]["mail"]["handled"] == 3
+
+
+def test_advance_to_the_end_and_seek_back(shop: Shop) -> None:
+    positions = shop.orders(1, 1)
+    shop.drain()
+    assert shop.cli("advance", "mail", "--to-end", "--yes").code == 2
+    more = shop.orders(1)
+    assert shop.json("advance", "mail", "--to-end", "--yes")["to"] == more[-1]
+    assert shop.json("seek", "mail", "--from", positions[0], "--resend", "--yes")["to"] == positions[0] - 1
+
+
+def test_undo_takes_a_subscribers_name(shop: Shop) -> None:
+    positions = shop.orders(1, 1)
+    shop.drain()
+    shop.cli("rewind", "mail", "--to-start", "--resend", "--yes")
+    assert shop.json("undo", "mail", "--yes")["to"] == positions[-1]
+    assert shop.cli("undo", "mail", "--yes").code == 3
+
+
+@pytest.mark.parametrize(
+    "words", [("partitions", "mail", "4"), ("rename", "mail", "post"), ("remove", "mail"), ("replay", "mail")]
+)
+def test_without_a_terminal_consent_is_a_flag(shop: Shop, words: tuple[str, ...]) -> None:
+    shop.orders(1)
+    shop.drain()
+    ran = shop.cli(*words, "-o", "json")
+    assert (ran.code, ran.out, "--yes" in ran.error["remedy"]) == (2, "", True)
+    assert shop.cli(*words, "--dry-run").code == 0
+    assert shop.status("mail")["state"] == "running"
+
+
+def test_partitions_tells_where_they_begin(shop: Shop) -> None:
+    positions = shop.orders(1, 1)
+    shop.drain()
+    ran = shop.cli("partitions", "mail", "4", "--yes")
+    assert (ran.code, "mail: 1 partition -> 4" in ran.out) == (0, True)
+    assert f"all begin at checkpoint {positions[-1]}" in ran.err
+    assert shop.json("partitions", "mail", "1", "--yes")["partitions"] == 1
+
+
+def test_rename_and_remove(shop: Shop) -> None:
+    shop.orders(1)
+    shop.drain()
+    assert shop.json("rename", "mail", "post", "--yes")["before"] == "mail"
+    assert shop.json("remove", "post", "--yes", "--reason", "no more")["subscriber"] == "post"
+    assert shop.cli("pause", "post").code == 3
+
+
+def test_a_skip_by_error_and_a_retry_by_type(shop: Shop) -> None:
+    shop.orders(-1, -1)
+    shop.drain()
+    assert shop.json("retry", "mail", "--type", "clishop.*")["changed"] == 2
+    shop.drain()
+    entry = shop.json("failures", "mail")["failures"][0]
+    done = shop.json("skip", "mail", "--error", entry["fingerprint"], "--reason", "spoiled", "--yes")
+    assert done["changed"] == 2
+    assert shop.cli("retry", "mail", "1", "--error", "x").code == 2
+    assert shop.cli("skip", "mail", "--reason", "all").code == 2
+
+
+def test_no_worker_runs(shop: Shop) -> None:
+    assert shop.json("workers") == {"workers": []}
+    assert "No worker runs" in shop.cli("workers").err
+
+
+def test_a_replay_in_the_foreground(shop: Shop) -> None:
+    positions = shop.orders(1, 1, 1)
+    shop.drain()
+    plan = shop.json("replay", "mail", "--from", positions[1], "--dry-run")
+    assert (plan["events"], plan["dry_run"]) == (2, True)
+    done = shop.json("replay", "mail", "--from", positions[1], "--foreground", "--yes", "--app", "shop:app")
+    assert (done["state"], done["handled"], done["failed"]) == ("done", 2, 0)
+    assert shop.json("replays", "mail")["replays"][0]["state"] == "done"
+    assert shop.checkpoint("mail") == positions[-1]
+
+
+def test_a_replay_whose_events_fail_ends_with_1(shop: Shop) -> None:
+    shop.orders(-1)
+    shop.drain()
+    entry = shop.json("failures", "mail")["failures"][0]
+    shop.cli("skip", "mail", entry["position"], "--reason", "later", "--yes")
+    ran = shop.cli("replay", "mail", "--foreground", "--yes", "--app", "shop:app")
+    assert (ran.code, "1 failed" in ran.out) == (1, True)
+
+
+def test_a_replay_is_cancelled_by_its_number(shop: Shop) -> None:
+    shop.orders(1)
+    shop.drain()
+    started = shop.json("replay", "mail", "--yes")
+    assert started["state"] == "running"
+    assert shop.cli("rewind", "mail", "--to-start", "--resend", "--yes").code == 2
+    assert shop.json(*started["undo"].split()[1:])["state"] == "cancelled"
+    assert shop.cli("replay", "--cancel", started["operation"]).code == 2
+    assert shop.cli("replay", "--cancel", "999").code == 3
+    assert shop.cli("replay").code == 2
