@@ -33,7 +33,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "resume": ("lifecycle_commands:resume", "Let deliveries to a paused subscriber go on."),
         "partitions": ("lifecycle_commands:partitions", "Give a subscriber another number of partitions."),
         "rename": ("lifecycle_commands:rename", "Give a subscriber another name."),
-        "remove": ("lifecycle_commands:remove", "Forget a subscriber."),
+        "remove": ("lifecycle_commands:remove", "Forget a subscriber: its checkpoint, its failures, its receipts."),
     },
     "Failures": {
         "failures": ("ledger_commands:failures", "List the events whose handler failed."),
@@ -42,11 +42,11 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Replay": {
         "rewind": ("move_commands:rewind", "Move a subscriber back, so that events are delivered again."),
-        "advance": ("move_commands:advance", "Move a subscriber forward, past events it is not given."),
+        "advance": ("move_commands:advance", "Move a subscriber forward: what lies between is not delivered to it."),
         "seek": ("move_commands:seek", "Move a subscriber to a place, whichever way that is."),
         "replay": ("replay_command:replay", "Deliver a range of the log once more to an effect."),
         "replays": ("replay_command:replays", "List the replays, and how far they are."),
-        "undo": ("move_commands:undo", "Take a move back."),
+        "undo": ("move_commands:undo", "Take a rewind, an advance or a seek back."),
     },
     "Event types": {
         "types": ("types_commands:types", "List the event types, their versions and counts."),

@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -67,6 +67,14 @@ def postgres_database_url(postgres_url: str, postgres_template: str) -> Iterator
     """A PostgreSQL database with the log's schema, gone after the test whoever is still connected."""
     server = _Server(url=postgres_url)
     yield server.create(template=postgres_template)
+    server.drop_all()
+
+
+@pytest.fixture
+def new_postgres_database(postgres_url: str, postgres_template: str) -> Iterator[Callable[[], str]]:
+    """Make as many PostgreSQL databases with the log's schema as a test asks for, gone after it."""
+    server = _Server(url=postgres_url)
+    yield lambda: server.create(template=postgres_template)
     server.drop_all()
 
 

@@ -2,9 +2,11 @@
 
     python -m tests.subscribers_child URL KIND ON_FAILURE MODE [DEED NUMBER]
 
-KIND is `board` (transactional, a row for each call of its handler) or `mail` (at least once, a line on standard output
-for each call). MODE is `run` (a worker, until SIGTERM) or `drain`. DEED is what the handler does within the event of
-that number: `stand` (say so, and wait for a line on standard input) or `die` (end the process at once).
+KIND is `board` (a projection, a row for each call of its handler), `books` (an effect that is transactional, the same
+row), `mail` (at least once, a line on standard output for each call) or `once` (at most once, the same line). How many
+partitions it has is said by PARTITIONS in the environment. MODE is `run` (a worker, until SIGTERM) or `drain`. DEED is
+what the handler does within the event of that number: `stand` (say so, and wait for a line on standard input) or `die`
+(end the process).
 """
 
 import os
@@ -29,14 +31,16 @@ def nothing(_number: int) -> None:
 
 def service(app: App, kind: str, *, deed: Deed = nothing, on_failure: str = "park") -> App:
     """Declare the subscriber; the deed is done within an event, after the handler's own work."""
+    partitions = int(os.environ.get("PARTITIONS", "1"))
     if kind == "board":
-        subscriber = app.projection(kind, tables=[APPLIED], on_failure=on_failure, retry=RETRY)
+        subscriber = app.projection(kind, tables=[APPLIED], on_failure=on_failure, retry=RETRY, partitions=partitions)
     else:
-        subscriber = app.subscriber(kind, on_failure=on_failure, retry=RETRY)
+        delivery = {"books": "transactional", "once": "at-most-once"}.get(kind, "at-least-once")
+        subscriber = app.subscriber(kind, delivery=delivery, on_failure=on_failure, retry=RETRY, partitions=partitions)
 
     @subscriber
     def handle(crate: Sent, ctx: Context) -> None:
-        if kind == "mail":
+        if kind in ("mail", "once"):
             say(f"call {crate.number} {ctx.redelivery}")
         else:
             note(ctx, APPLIED)
