@@ -129,6 +129,12 @@ def _say_what_next(found: Status) -> None:
     halted = [one.name for one in found.subscribers if one.state == "halted"]
     for name in halted:
         say(f"{name} is halted at a failure: `eventlog failures {name}` shows it, `eventlog retry {name}` tries again")
+    for one in found.subscribers:
+        if one.state == "outage":
+            say(
+                f"{one.name}: {one.outage_handler} has failed at everything since {moment(one.outage_since)}; it is"
+                f" tried again and again, and `eventlog retry {one.name}` tries at once"
+            )
     if not halted and any(EntryState.PARKED in one.failures for one in found.subscribers):
         say("`eventlog failures` lists what is parked, `eventlog retry` makes it due again")
 

@@ -197,6 +197,10 @@ def _bring_up(
         return Registration.UNCHANGED
     if not (consent_to_change or _extends(code, stored)):
         check_contract(row, subscriber)
+    if code.partitions != stored.partitions:
+        check_contract(row, subscriber)
+    if code.key != stored.key:
+        _refuse_apart(connection, database, row, code)
     table = database.tables.subscribers
     connection.execute(
         update(table).where(table.c.name == row.name).values(kind=subscriber.kind, declaration=code.encode())
@@ -215,6 +219,18 @@ def _bring_up(
         ),
     )
     return Registration.EXTENDED if _extends(code, stored) else Registration.CHANGED
+
+
+def _refuse_apart(connection: Connection, database: Database, row: SubscriberRow, code: Declaration) -> None:
+    """With another key events go to other partitions: what one of them has done, another would do again."""
+    table = database.tables.checkpoints
+    places = connection.scalars(select(table.c.position).where(table.c.subscriber == row.name)).all()
+    if len(set(places)) > 1:
+        raise RefusedError(
+            f"subscriber {row.name!r} cannot change its key from {row.declaration.key} to {code.key} while its"
+            f" partitions stand apart, from {min(places):,} to {max(places):,}",
+            remedy="let workers with the old code come to the end of the log, stop them, and register it then",
+        )
 
 
 def _extends(code: Declaration, stored: Declaration) -> bool:

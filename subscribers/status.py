@@ -1,5 +1,7 @@
 """How the log and its subscribers stand: what an operator looks at first."""
 
+from datetime import datetime
+
 import msgspec
 from sqlalchemy import Connection, Row, and_, case, func, literal_column, select
 
@@ -13,7 +15,9 @@ LAG_EXACT_MAX = 10_000
 
 
 class SubscriberStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One subscriber: `state` is running, paused or halted; `lag` counts events, exactly if `lag_exact`."""
+    """One subscriber: `state` is running, paused, halted (at a failure) or outage (a handler fails at everything, and
+    is tried now and then); `lag` counts events, exactly if `lag_exact`. `owner` is one of the workers that run it.
+    """
 
     name: str
     kind: str
@@ -23,6 +27,9 @@ class SubscriberStatus(msgspec.Struct, frozen=True, kw_only=True):
     lag_exact: bool
     failures: dict[str, int]
     owner: str | None
+    partitions: int
+    outage_handler: str | None
+    outage_since: datetime | None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +108,9 @@ def _subscribers(database: Database):  # type: ignore[no-untyped-def]  # a Selec
             func.min(checkpoints.c.position).label("checkpoint"),
             func.max(case((owned, checkpoints.c.owner))).label("owner"),
             func.sum(parked_ahead).label("parked_ahead"),
+            func.count().label("partitions"),
+            func.min(checkpoints.c.outage_handler).label("outage_handler"),
+            func.min(checkpoints.c.outage_since).label("outage_since"),
         )
         .join(checkpoints, checkpoints.c.subscriber == subscribers.c.name)
         .group_by(subscribers.c.name, subscribers.c.kind, subscribers.c.state, subscribers.c.declaration)
@@ -129,16 +139,23 @@ def _subscriber(
 ) -> SubscriberStatus:
     lag, exact = _lag(connection, database, row.checkpoint, mark)
     halts = decode_declaration(row.declaration).on_failure is OnFailure.HALT
-    halted = row.state == "running" and halts and row.parked_ahead > 0
+    state = row.state
+    if state == "running" and halts and row.parked_ahead > 0:
+        state = "halted"
+    elif state == "running" and row.outage_handler is not None:
+        state = "outage"
     return SubscriberStatus(
         name=row.name,
         kind=row.kind,
-        state="halted" if halted else row.state,
+        state=state,
         checkpoint=row.checkpoint,
         lag=lag,
         lag_exact=exact,
         failures=failures,
         owner=row.owner,
+        partitions=row.partitions,
+        outage_handler=row.outage_handler,
+        outage_since=row.outage_since,
     )
 
 

@@ -1,9 +1,12 @@
-"""docs/subscribers.md is done as it is told."""
+"""The pages on subscribers are done as they are told."""
 
 from pathlib import Path
+
+import pytest
 
 from tests.docs_support import DOCS, assert_page_holds
 
 
-def test_the_page_on_subscribers_does_what_it_says(tmp_path: Path) -> None:
-    assert_page_holds(DOCS / "subscribers.md", tmp_path)
+@pytest.mark.parametrize("page", ["subscribers.md", "repeatable-effects.md", "embedding.md"])
+def test_the_page_does_what_it_says(page: str, tmp_path: Path) -> None:
+    assert_page_holds(DOCS / page, tmp_path)

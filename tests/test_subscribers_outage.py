@@ -195,6 +195,21 @@ def test_it_is_said_once_when_it_begins_and_when_it_ends(bench: Bench, caplog: p
     assert "over" in said[1]
 
 
+def test_the_status_tells_of_it(bench: Bench) -> None:
+    bench.send(10)
+    server = Server()
+    app = app_of(bench, server)
+    app.drain()
+    status = bench.status("mail")
+    assert (status.state, status.outage_since is not None) == ("outage", True)
+    assert str(status.outage_handler).endswith("send")
+
+    server.down = False
+    control.retry(bench.log.database, "mail")
+    app.drain()
+    assert bench.status("mail").state == "running"
+
+
 def test_an_operators_retry_probes_at_once(bench: Bench) -> None:
     bench.send(10)
     server = Server()

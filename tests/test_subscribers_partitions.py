@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from eventlog.errors import RefusedError
 from eventlog.events import Event, Recorded
 from eventlog.log import EventLog
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.keys import partition_of
 from eventlog.subscribers.partition import Partition
+from eventlog.subscribers.registration import Registration, register
 from eventlog.subscribers.retry import Retry
 from tests.subscribers_support import Bench, BugError, Found, Lost, Sent, applied_table, note, runtime_of
 
@@ -244,3 +246,46 @@ def test_a_checkpoint_is_seldom_written_where_nothing_is_wanted(bench: Bench) ->
     assert partition.reached == bench.log.head()
     partition.release()
     assert bench.position("mail") == bench.log.head()
+
+
+def keyed(bench: Bench, key: str) -> App:
+    app = bench.app()
+    mail = app.subscriber("mail", partitions=2, key=key)
+
+    @mail
+    def handle(_crate: Sent) -> None: ...
+
+    return app
+
+
+def test_the_key_changes_with_a_word_while_the_partitions_stand_at_one_place(bench: Bench) -> None:
+    bench.send(5)
+    keyed(bench, "weight").drain()
+    app = keyed(bench, "stream")
+
+    assert register(app.log.database, app.subscribers["mail"], consent_to_change=True) is Registration.CHANGED
+    assert app.drain().handled == 0
+
+
+def test_the_key_does_not_change_while_the_partitions_stand_apart(bench: Bench) -> None:
+    bench.send(5)
+    old = keyed(bench, "number")
+    old.register()
+    runtime = runtime_of(old)
+    runtime.feed.refresh()
+    partition = old.partitions(runtime)[0]
+    turns(partition)
+    partition.release()
+    app = keyed(bench, "stream")
+
+    with pytest.raises(RefusedError, match="stand apart"):
+        register(app.log.database, app.subscribers["mail"], consent_to_change=True)
+
+
+def test_no_word_changes_the_number_of_partitions_but_the_command(bench: Bench) -> None:
+    board_of(bench.app(), partitions=2).register()
+    app = board_of(bench.app(), partitions=3)
+
+    with pytest.raises(RefusedError) as refused:
+        register(app.log.database, app.subscribers["board"], consent_to_change=True)
+    assert "eventlog partitions board 3" in refused.value.remedy
