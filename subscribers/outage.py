@@ -6,6 +6,9 @@
         |                                                                |  event of the handler takes its place
         +---- one success of the handler; what failed in the run is due--+
 
+Only events that come live count: what is tried again out of the ledger has filled it already, and where nothing else
+comes a few poisoned events would be an outage each time they are tried. A success counts wherever it comes from.
+
 The event waited at has attempts of its own, or one poisoned event would stop a partition for ever. What a handler
 decides about one event (`Park`, `Skip`, a final exception) says nothing of an outage. The count is kept in memory, the
 outage in the checkpoint's row: who takes the lease over goes on with it.
@@ -39,9 +42,13 @@ class Outage:
         self._first.clear()
 
     def failed(self, handler: str, position: int) -> None:
-        """Count a failure of a handler."""
+        """Count a failure of a handler at an event that came live."""
         self._runs[handler] = self._runs.get(handler, 0) + 1
         self._first.setdefault(handler, position)
+        self.tried_in_vain(handler)
+
+    def tried_in_vain(self, handler: str) -> None:
+        """Take note of a failure that begins no outage: an event in the ledger was tried again."""
         if handler == self.handler:
             self.probes += 1
 

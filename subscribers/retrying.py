@@ -197,8 +197,8 @@ class Retrying:
         problem = error if isinstance(error, Problem) else problem_of(error, redact=self._subscriber.redact)
         state, skipped = verdict.state, verdict.state is EntryState.SKIPPED
         ran = Ran()
-        if entry.handler is not None and self._settling.counts_to_outage(verdict, entry.handler, entry.position):
-            ran.outage = entry.handler
+        if entry.handler is not None and verdict.handler_fails:
+            self._settling.outage.tried_in_vain(entry.handler)
         with self._settling.fenced(self._progress_past(entry) if skipped else self._lease.progress) as connection:
             fail_again(
                 connection,

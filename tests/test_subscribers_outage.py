@@ -178,6 +178,28 @@ def test_what_a_handler_decides_about_one_event_is_no_outage(bench: Bench) -> No
     assert len(bench.states("mail")) == 30
 
 
+def test_poisoned_events_that_are_tried_again_are_no_outage(bench: Bench) -> None:
+    """They would be one each time while nothing else comes, and its end would have them tried again, for ever."""
+    app = bench.app()
+    mail = app.subscriber("mail", retry=Retry(attempts=3, first_seconds=0), outage_after=AFTER)
+    calls: list[int] = []
+
+    @mail
+    def send(crate: Sent) -> None:
+        calls.append(crate.number)
+        if crate.number % 2:
+            raise BugError
+
+    bench.send(4 * AFTER)
+    for _ in range(3):
+        drain_with(app, "mail", draw=lambda: 0.0)
+    assert bench.checkpoint("mail").outage_handler is None
+    calls.clear()
+    bench.send(1, first=1_000)
+    app.drain()
+    assert calls == [1_000]
+
+
 def test_it_is_said_once_when_it_begins_and_when_it_ends(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.send(10)
     server = Server()
