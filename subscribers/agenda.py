@@ -207,6 +207,9 @@ class Agenda:
         now = self._runtime.clock.monotonic()
         if place.called and now >= place.called_again_at:
             return True
+        writes_at = place.partition.writes_at
+        if writes_at is not None and now >= writes_at:
+            return True
         return self._is_behind(place) and (place.settled != self._seen() or now >= place.settled_until)
 
     def _is_behind(self, place: _Place) -> bool:
@@ -220,6 +223,7 @@ class Agenda:
         idle = [place for place in self._places if not place.running]
         moments = [max(place.next_at, place.called_again_at) for place in idle]
         moments += [place.settled_until for place in idle if self._is_behind(place)]
+        moments += [one for place in idle if (one := place.partition.writes_at) is not None]
         left = min(moments, default=math.inf) - self._runtime.clock.monotonic()
         return min(SLEEP_SECONDS_MAX, max(SLEEP_SECONDS_MIN, left))
 

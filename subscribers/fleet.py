@@ -57,25 +57,19 @@ class Membership:
         with translated(self._database), self._database.transaction() as connection:
             long_ago = seconds_from_now(literal(-FORGOTTEN_SECONDS))
             connection.execute(delete(table).where(table.c.expires_at < long_ago))
-            connection.execute(delete(table).where(table.c.owner == self.owner))
-            connection.execute(
-                insert(table).values(
-                    owner=self.owner,
-                    process=os.getpid(),
-                    subscribers=_text(self._subscribers),
-                    expires_at=seconds_from_now(literal(self._seconds)),
-                )
-            )
+            self.renew(connection)
             ring(connection, self._database.tables)
 
     def renew(self, connection: Connection) -> None:
-        """Say again that it is alive."""
+        """Say that it is alive, also when the row was taken for one of the dead and is gone."""
         table = self._database.tables.workers
-        connection.execute(
-            update(table)
-            .where(table.c.owner == self.owner)
-            .values(subscribers=_text(self._subscribers), expires_at=seconds_from_now(literal(self._seconds)))
-        )
+        said = {
+            "subscribers": _text(self._subscribers),
+            "expires_at": seconds_from_now(literal(self._seconds)),
+        }
+        renewed = connection.execute(update(table).where(table.c.owner == self.owner).values(**said))
+        if renewed.rowcount == 0:
+            connection.execute(insert(table).values(owner=self.owner, process=os.getpid(), **said))
 
     def can_run(self, subscribers: Collection[str]) -> None:
         """Say which subscribers the worker can run now, if they are others than before."""

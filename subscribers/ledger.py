@@ -126,14 +126,6 @@ class NewEntry(msgspec.Struct, frozen=True, kw_only=True):
     attempt: Attempt | None = None
 
 
-def read_entry(connection: Connection, tables: Tables, *, subscriber: str, position: int) -> Entry | None:
-    """Read one entry."""
-    row = connection.execute(
-        _entries(tables).where(tables.failures.c.subscriber == subscriber, tables.failures.c.position == position)
-    ).one_or_none()
-    return entry_from(row._mapping) if row is not None else None
-
-
 def record_entries(connection: Connection, tables: Tables, entries: Sequence[NewEntry]) -> None:
     """Write entries of live delivery and their attempts: two statements for a batch of them, whatever their number.
 

@@ -95,6 +95,13 @@ class Partition:
         """Through which position the partition has gone, whether or not its checkpoint has been written since."""
         return max(self._reached, self.lease.progress.position)
 
+    @property
+    def writes_at(self) -> float | None:
+        """When the checkpoint's row is to follow what was passed over, on the monotonic clock; None when it has."""
+        if not self.lease.held or self._reached <= self.lease.progress.position:
+            return None
+        return self._written_at + PASS_SECONDS
+
     def turn(self, *, until: int | None = None) -> Delivered:
         """Do one bounded piece of work, delivering nothing past `until`; nothing while another owner has the lease.
 
@@ -208,6 +215,8 @@ class Partition:
     def _deliver(self, until: int | None) -> Delivered:
         now = self.reached
         page = self._runtime.feed.page(after=now, until=until)
+        if page.scanned_through <= now and self.writes_at is not None:
+            return self._pass_by(page, None)
         if page.scanned_through <= now or self._runtime.stop.is_set() or not self._may_deliver():
             return Delivered()
         wanted = [item for item in page.items if self._is_wanted(item)]
@@ -275,10 +284,11 @@ class Partition:
     def _pass_by(self, page: Page, waits_before: int | None) -> Delivered:
         """Go over what nobody wants here, up to an event that is waited for; the row need not follow at once."""
         to = page.scanned_through if waits_before is None else waits_before - 1
+        before = self.reached
         self._reached = max(self._reached, to)
         now = self._runtime.clock.monotonic()
         if waits_before is None and now - self._written_at < PASS_SECONDS:
-            return Delivered(moved=True)
+            return Delivered(moved=to > before)
         if self._reached <= self.lease.progress.position:
             return Delivered()
         self._settling.settle(self._reached, Ran())

@@ -23,6 +23,9 @@ def test_status_has_the_keys_that_are_promised(shop: Shop) -> None:
         "lag_exact": True,
         "failures": {"parked": 1},
         "owner": None,
+        "partitions": 1,
+        "outage_handler": None,
+        "outage_since": None,
     }
 
 

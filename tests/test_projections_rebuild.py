@@ -1,7 +1,5 @@
 """Rebuilding a projection in place: its tables emptied, its checkpoint at its start, all in one transaction."""
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import Column, Connection, ForeignKey, Integer, MetaData, Table, func, insert, select
 
@@ -14,13 +12,6 @@ from eventlog.subscribers.retry import Retry
 from tests.subscribers_support import Bench, BugError, Sent, applied_table, note
 
 APPLIED = applied_table()
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 def board_of(app: App, *, broken: int | None = None, start: str | int = "beginning") -> App:

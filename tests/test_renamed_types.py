@@ -1,6 +1,5 @@
 """A type that was renamed: what is stored under its old names reads as its class, and goes to its handlers."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -20,13 +19,6 @@ from tests.subscribers_support import Bench
 pytestmark = pytest.mark.usefixtures("own_declarations")
 
 Case = type[msgspec.Struct]
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 def declare(*, version: int = 1, aliases: tuple[str, ...] = ("case.shut",)) -> Any:

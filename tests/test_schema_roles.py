@@ -75,3 +75,18 @@ def test_a_role_that_owns_nothing_may_find_that_there_is_nothing_to_do(owner: En
     grant(owner, "grant select on all tables in schema eventlog to", shop)
 
     assert upgrade(shop.engine) is SchemaState.CURRENT
+
+
+def test_who_had_rights_on_checkpoints_has_them_on_the_tables_an_upgrade_adds(owner: Engine, shop: EventLog) -> None:
+    """A worker that goes on through the upgrade is not refused for want of a grant nobody knew of."""
+    upgrade(owner, until="eventlog_0004")
+    grant(owner, "grant select, update on eventlog.checkpoints to", shop)
+
+    upgrade(owner)
+
+    asked = text("select has_table_privilege(:role, 'eventlog.' || :name, :right)")
+    with owner.connect() as connection:
+        for name in ("floors", "receipts", "workers", "replays"):
+            for right, has in (("select", True), ("update", True), ("delete", True), ("insert", False)):
+                given = {"role": shop.engine.url.username, "name": name, "right": right}
+                assert connection.scalar(asked, given) is has, given

@@ -1,7 +1,5 @@
 """At-least-once delivery: announced, handed out, settled; and what redelivery, idempotency key and append promise."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from eventlog.errors import UsageError
@@ -15,13 +13,6 @@ from tests.subscribers_support import Bench, BugError, Lost, Sent, StillClock, d
 
 ONCE = Retry(attempts=1)
 AT_ONCE = Retry(attempts=3, first_seconds=0)
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 def mail_of(app: App, *, on_failure: str = "park", retry: Retry = ONCE) -> Subscriber:

@@ -28,13 +28,6 @@ from tests.subscribers_support import (
 ONCE = Retry(attempts=1)
 
 
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
-
-
 APPLIED = applied_table()
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import event, select
 from eventlog.subscribers import control
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
-from eventlog.subscribers.fleet import read_workers
+from eventlog.subscribers.fleet import Membership, read_workers
 from eventlog.subscribers.retry import Retry
 from tests.subscribers_support import (
     Background,
@@ -265,3 +265,29 @@ def test_subscribers_that_want_nothing_of_what_comes_seldom_write(bench: Bench, 
 
     written = [one for one in statements if one.lower().startswith("update") and "checkpoints" in one]
     assert len(written) < 62 * events / 3
+
+
+def test_a_checkpoint_follows_when_the_log_goes_quiet(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the last stretch with nothing in it would be shown as lag for as long as nothing comes."""
+    monkeypatch.setattr("eventlog.subscribers.partition.PASS_SECONDS", 0.5)
+    app = bench.app()
+
+    @app.subscriber("mail")
+    def lost(_crate: Lost) -> None: ...
+
+    with app.worker():
+        eventually(lambda: sum(owners(bench).values()) == 1, what="the lease")
+        for number in range(3):
+            sent = bench.send(1, first=number)
+        eventually(lambda: bench.position("mail") == sent[-1], what="the row to follow", seconds=10)
+
+
+def test_a_worker_whose_row_was_taken_for_dead_is_known_again(bench: Bench) -> None:
+    membership = Membership(bench.log.database, owner="slow", seconds=5.0, subscribers=["mail"])
+    membership.join()
+    with bench.transaction() as connection:
+        connection.execute(bench.log.database.tables.workers.delete())
+        membership.renew(connection)
+
+    with bench.log.database.reader() as connection:
+        assert [one.owner for one in read_workers(connection, bench.log.database, alive_only=True)] == ["slow"]

@@ -16,13 +16,6 @@ APPLIED = applied_table()
 AT_ONCE = Retry(attempts=3, first_seconds=0)
 
 
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
-
-
 def a_passing_error(app: App) -> DBAPIError:
     """Make the database say the kind of thing it says when a connection or a lock was lost."""
     postgres = app.engine.dialect.name == "postgresql"

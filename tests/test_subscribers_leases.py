@@ -1,7 +1,5 @@
 """Leases and the fence: one owner at a time, and only the owner commits."""
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import update
 
@@ -26,13 +24,6 @@ from tests.subscribers_support import (
 
 APPLIED = applied_table()
 AT_ONCE = Retry(attempts=3, first_seconds=0)
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 class Post:

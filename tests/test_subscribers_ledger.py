@@ -1,7 +1,6 @@
 """The failure ledger: what a failure leaves behind, when it is tried again, and what operators do to it."""
 
 import re
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -31,13 +30,6 @@ AT_ONCE = Retry(attempts=3, first_seconds=0)
 MUCH_LATER = Retry(attempts=3, first_seconds=1000, longest_seconds=3000)
 APPLIED = applied_table()
 DELIVERIES = pytest.mark.parametrize("delivery", ["transactional", "at-least-once"])
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 class Mail:

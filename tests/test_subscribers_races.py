@@ -6,7 +6,6 @@ The random tests print their seed, and take it from `EVENTLOG_TEST_SEED` where t
 import os
 import random
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -32,13 +31,6 @@ from tests.subscribers_support import (
 APPLIED = applied_table()
 AT_ONCE = Retry(attempts=3, first_seconds=0)
 ROUNDS = 12
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import event
@@ -28,13 +27,6 @@ from tests.subscribers_support import (
 )
 
 APPLIED = applied_table()
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 class Reader:

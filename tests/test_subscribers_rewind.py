@@ -1,6 +1,5 @@
 """Rewinding while nothing runs: what moves, what is refused, what undo brings back. Running workers: see the races."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,13 +13,6 @@ from tests.subscribers_support import Bench, BugError, Lost, Sent
 
 ONCE = Retry(attempts=1)
 MUCH_LATER = Retry(attempts=3, first_seconds=1000, longest_seconds=3000)
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 class Mail:

@@ -1,7 +1,5 @@
 """How everything stands: what an operator reads of the log, its subscribers and their ledgers."""
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import text
 
@@ -12,13 +10,6 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.status import read_failures, read_status
 from tests.subscribers_support import Bench, BugError, Lost, Sent, eventually
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 def mail_of(app: App, *, broken: tuple[int, ...] = (), on_failure: str = "park", attempts: int = 1) -> App:

@@ -1,7 +1,6 @@
 """What a handler may do to the transaction it is called in, and what happens to it and its batch when it does more."""
 
 import contextlib
-from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, select
@@ -20,13 +19,6 @@ from tests.subscribers_support import (
 )
 
 ONCE = Retry(attempts=1)
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 APPLIED = applied_table()

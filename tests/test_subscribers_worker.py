@@ -1,7 +1,6 @@
 """The worker: several subscribers side by side, woken by what is appended, stopped when asked."""
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import create_engine
@@ -24,13 +23,6 @@ from tests.subscribers_support import (
 
 APPLIED = applied_table()
 AT_ONCE = Retry(attempts=3, first_seconds=0)
-
-
-@pytest.fixture
-def bench(database_url: str) -> Iterator[Bench]:
-    bench = Bench(database_url)
-    yield bench
-    bench.close()
 
 
 def board_of(app: App) -> App:

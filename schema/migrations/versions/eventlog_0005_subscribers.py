@@ -43,7 +43,7 @@ def _change(log: Target) -> None:
     _create_workers(log)
     _create_replays(log)
     if log.dialect == "postgresql":
-        log.run("partition_of")
+        log.run("partition_of", "grant_as_checkpoints")
 
 
 def _add_columns(log: Target) -> None:
