@@ -56,6 +56,8 @@ class Caller:
         self.key_name: str | None = None
         self._runtime = runtime
         self._subscriber = subscriber
+        self._surrounded = bool(runtime.around) or subscriber.timeout_seconds is not None
+        """Whether there is anything around a call: seldom, and it would cost most of what we add to one."""
 
     def handler_of(self, item: FeedItem) -> Handler:
         """Return the handler of an event. Raises `UsageError` when there is none any more."""
@@ -74,6 +76,9 @@ class Caller:
             return
         events = _decoded(call.items)
         context = self._context(call, events)
+        if not self._surrounded:
+            call.handler.call(events, context)
+            return
         with self._watched(call), _within(self._runtime.around, context) as outcome, outcome:
             call.handler.call(events, context)
 

@@ -38,16 +38,13 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     `takes_list` is whether its first argument is a list of events; `is_coroutine`, whether it has to be awaited.
     """
 
+    name: str
     function: HandlerFunction
     patterns: tuple[str, ...]
     wants: Wants
     takes_context: bool
     takes_list: bool
     is_coroutine: bool
-
-    @property
-    def name(self) -> str:
-        return getattr(self.function, "__qualname__", repr(self.function))
 
     def call(self, events: Sequence[Recorded[Any]], context: object) -> None:
         """Call the function with what it asked for; what it returns is dropped, what it raises is raised.
@@ -133,6 +130,7 @@ def handler_of(function: HandlerFunction, *, pattern: str | None = None, batch: 
     if classes is not None:
         wants = Wants.RECORDED if get_origin(annotation) is Recorded else Wants.DATA
         return Handler(
+            name=name,
             function=function,
             patterns=tuple(with_aliases(_within(classes, pattern, name))),
             wants=wants,
@@ -152,6 +150,7 @@ def handler_of(function: HandlerFunction, *, pattern: str | None = None, batch: 
             remedy="annotate its first parameter with Recorded, with dict, or with a class declared by @event",
         )
     return Handler(
+        name=name,
         function=function,
         patterns=(pattern,),
         wants=wants,
