@@ -10,7 +10,7 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 
 .DEFAULT_GOAL := venv
-.PHONY: venv demo test bench check format clean help
+.PHONY: venv demo test soak bench check format clean help
 
 venv: $(READY)  ## make .venv with the project and its tools
 
@@ -26,6 +26,9 @@ demo: $(READY)  ## run the demonstration
 
 test: $(READY)  ## run the tests on SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+soak: $(READY)  ## many random histories of subscribers, for as long as an hour
+	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py
 
 bench: $(READY)  ## measure what is claimed about speed
 	$(BIN)/python -m benchmarks.doorbell

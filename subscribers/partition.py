@@ -189,6 +189,8 @@ class Partition:
             if self._runtime.stop.is_set():
                 break
             if not self._has_come_up_to(entry):
+                # What was interrupted is due at no time: nobody would think of it again.
+                self._unfinished += [one for one in unfinished if one is entry]
                 continue
             tried = self._retrying.run(entry, until=mark)
             self._after(tried)

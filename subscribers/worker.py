@@ -302,7 +302,7 @@ def _wait_for_others(
 
 
 def _as_far_as_it_comes(runtime: Runtime, partition: Partition, until: int) -> bool:
-    """Somebody else runs it: is it there, paused, or waiting at a failure?"""
+    """Somebody else runs it: is it there, paused, or waiting at a failure or in an outage?"""
     tables = runtime.database.tables
     mine = tables.checkpoints.c.subscriber == partition.subscriber.name
     here = tables.checkpoints.c.partition == partition.lease.partition
@@ -323,13 +323,15 @@ def _as_far_as_it_comes(runtime: Runtime, partition: Partition, until: int) -> b
         .scalar_subquery()
     )
     question = (
-        select(tables.checkpoints.c.position, tables.subscribers.c.state, waited_for)
+        select(
+            tables.checkpoints.c.position, tables.subscribers.c.state, tables.checkpoints.c.outage_handler, waited_for
+        )
         .join(tables.subscribers, tables.subscribers.c.name == tables.checkpoints.c.subscriber)
         .where(mine, here)
     )
     with runtime.database.reader() as connection:
-        position, state, failures = connection.execute(question).one()
-    waits = partition.subscriber.on_failure is OnFailure.HALT and failures > 0
+        position, state, outage, failures = connection.execute(question).one()
+    waits = outage is not None or (partition.subscriber.on_failure is OnFailure.HALT and failures > 0)
     return bool(position >= until or state != "running" or waits)
 
 

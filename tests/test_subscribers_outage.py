@@ -8,7 +8,7 @@ from eventlog.subscribers import control
 from eventlog.subscribers.app import App
 from eventlog.subscribers.outcomes import Park
 from eventlog.subscribers.retry import Retry
-from tests.subscribers_support import Bench, BugError, Lost, Sent, StillClock, drain_with
+from tests.subscribers_support import Bench, BugError, Lost, Sent, StillClock, drain_with, runtime_of
 
 SLOWLY = Retry(attempts=3, first_seconds=3600)
 AFTER = 4
@@ -241,3 +241,18 @@ def test_an_operators_retry_probes_at_once(bench: Bench) -> None:
     control.retry(bench.log.database, "mail")
 
     assert app.drain().handled == 10
+
+
+def test_a_drain_does_not_wait_for_another_workers_outage_to_end(bench: Bench) -> None:
+    bench.send(10)
+    server = Server()
+    holder = app_of(bench, server)
+    holder.register()
+    runtime = runtime_of(holder)
+    runtime.feed.refresh()
+    partition = holder.partitions(runtime)[0]
+    while partition.turn().moved:
+        pass
+    assert partition.lease.held
+
+    assert app_of(bench, server).drain().handled == 0
