@@ -69,6 +69,17 @@ class Mail:
         return replaying
 
 
+def dies_within(mail: Mail, bench: Bench, operation: int, *, number: int) -> None:
+    """Let the worker that executes a replay end within the handler of one event; its lease runs out."""
+    mail.broken = {number: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        mail.execute(operation)
+    table = bench.log.database.tables.replays
+    with bench.transaction() as connection:
+        connection.execute(table.update().values(owner="a dead one", expires_at=bench.log.get(1).recorded_at))
+    mail.broken.clear()
+
+
 @MODES
 def test_a_replay_delivers_its_range_again_and_touches_neither_checkpoint_nor_ledger(
     bench: Bench, delivery: str
@@ -292,13 +303,7 @@ def test_another_worker_goes_on_where_one_died(bench: Bench) -> None:
     mail.app.drain()
     mail.calls.clear()
     operation = mail.start().operation or 0
-    mail.broken = {2: KeyboardInterrupt()}
-    with pytest.raises(KeyboardInterrupt):
-        mail.execute(operation)
-    table = bench.log.database.tables.replays
-    with bench.transaction() as connection:
-        connection.execute(table.update().values(owner="a dead one", expires_at=bench.log.get(1).recorded_at))
-    mail.broken.clear()
+    dies_within(mail, bench, operation, number=2)
 
     mail.execute(operation)
 
@@ -312,13 +317,7 @@ def test_at_most_once_what_was_in_hand_of_a_dead_worker_is_counted_as_failed(ben
     mail.app.drain()
     mail.calls.clear()
     operation = mail.start().operation or 0
-    mail.broken = {2: KeyboardInterrupt()}
-    with pytest.raises(KeyboardInterrupt):
-        mail.execute(operation)
-    table = bench.log.database.tables.replays
-    with bench.transaction() as connection:
-        connection.execute(table.update().values(owner="a dead one", expires_at=bench.log.get(1).recorded_at))
-    mail.broken.clear()
+    dies_within(mail, bench, operation, number=2)
 
     mail.execute(operation)
 
