@@ -37,6 +37,8 @@ _FILLED_WITH_NOW = {
     ("operations", "at"),
     ("receipts", "at"),
     ("workers", "started_at"),
+    ("rebuilds", "started_at"),
+    ("snapshots", "at"),
 }
 
 
@@ -129,10 +131,10 @@ def _extras(table: str, log: Tables) -> list[SchemaItem]:
             return [sa.Index(f"{label}operations_subscriber", "subscriber", "id")]
         case "floors" | "receipts":
             return [_of_subscriber(log, f"{table}_subscriber")]
-        case "replays":
+        case "replays" | "rebuilds":
             return [
-                _of_subscriber(log, "replays_of"),
-                sa.Index(f"{label}replays_subscriber", "subscriber", "operation"),
+                _of_subscriber(log, f"{table}_of"),
+                sa.Index(f"{label}{table}_subscriber", "subscriber", "operation"),
             ]
         case _:
             return []

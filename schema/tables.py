@@ -45,6 +45,8 @@ class Tables:
     receipts: Table
     workers: Table
     replays: Table
+    rebuilds: Table
+    snapshots: Table
 
     def sql_name(self, name: str) -> str:
         """Write a table's or function's name for use in SQL text."""
@@ -110,6 +112,9 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _required("declaration", Text()),
             _required("registered_at", Timestamp()),
             _optional("first_name", Text()),
+            _optional("version", Integer()),
+            _optional("shape", Text()),
+            _optional("log", Text()),
         ),
         checkpoints=table(
             "checkpoints",
@@ -123,6 +128,7 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _optional("expires_at", Timestamp()),
             _optional("outage_handler", Text()),
             _optional("outage_since", Timestamp()),
+            _optional("event_id", Text()),
         ),
         failures=table(
             "failures",
@@ -212,6 +218,28 @@ def _define(*, schema: str | None, prefix: str) -> Tables:
             _required("epoch", BigInteger()),
             _optional("owner", Text()),
             _optional("expires_at", Timestamp()),
+        ),
+        rebuilds=table(
+            "rebuilds",
+            _key("operation", BigInteger()),
+            _required("subscriber", Text()),
+            _required("shadow", Text()),
+            _required("state", Text()),
+            _required("version", Integer()),
+            _required("shape", Text()),
+            _required("keep", Boolean()),
+            _optional("kept", Text()),
+            _required("started_at", Timestamp()),
+            _optional("ended_at", Timestamp()),
+        ),
+        snapshots=table(
+            "snapshots",
+            _key("fold", Text()),
+            _key("stream", Text()),
+            _required("fold_version", Integer()),
+            _required("stream_version", BigInteger()),
+            _required("state", Text()),
+            _required("at", Timestamp()),
         ),
     )
 

@@ -86,7 +86,7 @@ def test_who_had_rights_on_checkpoints_has_them_on_the_tables_an_upgrade_adds(ow
 
     asked = text("select has_table_privilege(:role, 'eventlog.' || :name, :right)")
     with owner.connect() as connection:
-        for name in ("floors", "receipts", "workers", "replays"):
+        for name in ("floors", "receipts", "workers", "replays", "rebuilds", "snapshots"):
             for right, has in (("select", True), ("update", True), ("delete", True), ("insert", False)):
                 given = {"role": shop.engine.url.username, "name": name, "right": right}
                 assert connection.scalar(asked, given) is has, given
