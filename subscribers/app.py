@@ -14,7 +14,15 @@ from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberErr
 from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
 from eventlog.schema.tables import DEFAULT_SCHEMA
-from eventlog.subscribers.declaration import FAILURES_MAX, OUTAGE_AFTER, Delivery, Kind, OnFailure, Subscriber
+from eventlog.subscribers.declaration import (
+    FAILURES_MAX,
+    OUTAGE_AFTER,
+    DeclaresSubscriber,
+    Delivery,
+    Kind,
+    OnFailure,
+    Subscriber,
+)
 from eventlog.subscribers.feed import Feed
 from eventlog.subscribers.handler_threads import HandlerThreads
 from eventlog.subscribers.keys import KeyFunction
@@ -29,6 +37,7 @@ from eventlog.subscribers.worker import Drained, Worker, drain
 logger = logging.getLogger("eventlog.worker")
 
 A = TypeVar("A", bound=Callable[..., Iterator[Any]])
+S = TypeVar("S", bound=Subscriber | DeclaresSubscriber)
 
 
 class App:
@@ -113,6 +122,7 @@ class App:
         name: str,
         *,
         tables: Sequence[Table] = (),
+        version: int = 1,
         start: str | int = "beginning",
         on_failure: str = OnFailure.HALT,
         retry: Retry | None = None,
@@ -141,6 +151,7 @@ class App:
                 partitions=partitions,
                 key=key,
                 tables=tables,
+                version=version,
                 idempotent=idempotent,
                 timeout_seconds=timeout_seconds,
                 outage_after=outage_after,
@@ -149,8 +160,9 @@ class App:
             )
         )
 
-    def add(self, subscriber: Subscriber) -> Subscriber:
-        """Take up a subscriber. Raises `DeclarationError` when its name, or a table of it, is taken."""
+    def add(self, declared: S) -> S:
+        """Take up a subscriber, or a view. Raises `DeclarationError` when its name, or a table of it, is taken."""
+        subscriber = declared if isinstance(declared, Subscriber) else declared.subscriber
         if subscriber.name in self._subscribers:
             raise DeclarationError(
                 f"subscriber {subscriber.name!r} is declared twice", remedy="give each subscriber a name of its own"
@@ -162,7 +174,7 @@ class App:
                     remedy="give each projection tables of its own",
                 )
         self._subscribers[subscriber.name] = subscriber
-        return subscriber
+        return declared
 
     def around(self, function: A) -> A:
         """Declare what runs around every handler, as a generator function of the `Context` that yields once.

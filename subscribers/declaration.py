@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 from sqlalchemy import Table
@@ -22,6 +22,7 @@ FAILURES_MAX = 10_000
 """With so many open failures a partition waits for an operator. They are kept in memory by the worker that runs it."""
 PARTITIONS_MAX = 1_024
 CONCURRENCY_MAX = 1_000
+VERSION_MAX = 2**31 - 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -101,6 +102,7 @@ class Subscriber:
         partitions: int = 1,
         key: KeyFunction | str | None = None,
         tables: Sequence[Table] = (),
+        version: int = 1,
         idempotent: bool = False,
         concurrency: int = 1,
         timeout_seconds: float | None = None,
@@ -117,6 +119,7 @@ class Subscriber:
         self.partitions = _within("partitions", partitions, most=PARTITIONS_MAX)
         self.key = KeyRule(key)
         self.tables = tuple(tables)
+        self.version = _within("version", version, most=VERSION_MAX)
         self.idempotent = idempotent
         self.concurrency = _within("concurrency", concurrency, most=CONCURRENCY_MAX)
         self.timeout_seconds = _check_timeout(timeout_seconds)
@@ -184,6 +187,15 @@ class Subscriber:
             idempotent=self.idempotent,
             failures_max=self.failures_max,
         )
+
+
+class DeclaresSubscriber(Protocol):
+    """What is no subscriber itself and makes one, as a view does."""
+
+    @property
+    def subscriber(self) -> Subscriber:
+        """The subscriber that delivers to it."""
+        ...
 
 
 def check_name(name: object) -> str:

@@ -216,10 +216,14 @@ class HandingOut:
         while start < len(batch):
             handler = self._caller.handler_of(batch[start])
             end = start + 1
-            while handler.takes_list and end < len(batch) and self._caller.handler_of(batch[end]) is handler:
+            while handler.takes_list and end < len(batch) and self._is_same(batch[end], handler):
                 end += 1
             yield handler, batch[start:end]
             start = end
+
+    def _is_same(self, item: FeedItem, handler: Handler) -> bool:
+        """Whether an event goes to the same function, which may be registered several times."""
+        return self._caller.handler_of(item).function is handler.function
 
     def broken(self, seconds: float) -> UsageError:
         if seconds >= self._runtime.lease_seconds:
