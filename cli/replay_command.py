@@ -160,7 +160,7 @@ def _execute(operation: int, settings: Settings) -> int:
         runtime = app.runtime()
         replaying = Replaying(runtime, subscriber, operation)
         try:
-            with Heartbeat(runtime, [], also=[replaying]), shown_progress(found.until - found.position) as progress:
+            with Heartbeat(runtime, list, also=[replaying]), shown_progress(found.until - found.position) as progress:
                 _turns(replaying, runtime, app.log, found, progress)
         except KeyboardInterrupt:
             say(f"Left unfinished; `eventlog replay --resume {operation}` goes on with it, --cancel ends it")

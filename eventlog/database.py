@@ -153,6 +153,18 @@ class Database(Protocol):
         """Remove all rows of tables that are locked. Raises `RefusedError` when other tables refer to them."""
         ...
 
+    def holding_on(self, connection: Connection, names: Sequence[TableClause]) -> list[str]:
+        """Name what would stay with tables, or be lost with them, if others took their names: views, keys, triggers."""
+        ...
+
+    def rename_table(self, connection: Connection, name: TableClause, to: str, part: Callable[[str], str]) -> None:
+        """Rename a table, and as `part` says what of it has a name of its own: indexes, constraints, sequences."""
+        ...
+
+    def grant_alike(self, connection: Connection, made: TableClause, like: TableClause) -> None:
+        """Give a table the owner and the rights that another one has."""
+        ...
+
     def passing(self, error: BaseException) -> bool:
         """Tell whether an error says nothing about what was done: a lost connection, a deadlock, a busy file."""
         ...

@@ -26,6 +26,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
+from eventlog import postgres_tables
 from eventlog.bell import Bell, Look
 from eventlog.database import Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
@@ -234,7 +235,7 @@ class PostgresDatabase:
             if getattr(error.orig, "sqlstate", None) != "55P03":
                 raise
             raise RefusedError(
-                f"{quoted} stayed in use for {seconds:.0f} s", remedy="let long queries on it end, and try again"
+                f"{quoted} stayed in use for {seconds:g} s", remedy="let long queries on it end, and try again"
             ) from error
         self._rows(connection, "select set_config('lock_timeout', '0', true)")
 
@@ -249,6 +250,15 @@ class PostgresDatabase:
                 f"{quoted} cannot be emptied: {str(error.orig).strip().splitlines()[0]}",
                 remedy="a table that refers to a projection's tables belongs to the projection: declare it in tables=",
             ) from error
+
+    def holding_on(self, connection: Connection, names: Sequence[TableClause]) -> list[str]:
+        return postgres_tables.holding_on(connection, names)
+
+    def rename_table(self, connection: Connection, name: TableClause, to: str, part: Callable[[str], str]) -> None:
+        postgres_tables.rename_table(connection, name, to, part)
+
+    def grant_alike(self, connection: Connection, made: TableClause, like: TableClause) -> None:
+        postgres_tables.grant_alike(connection, made, like)
 
     def passing(self, error: BaseException) -> bool:
         if isinstance(error, DBAPIError) and error.connection_invalidated:

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
+from eventlog import sqlite_tables
 from eventlog.bell import Bell, Look
 from eventlog.database import Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
@@ -205,6 +206,15 @@ class SqliteDatabase:
         connection.exec_driver_sql("pragma defer_foreign_keys = on")
         for name in names:
             connection.execute(delete(name))
+
+    def holding_on(self, connection: Connection, names: Sequence[TableClause]) -> list[str]:
+        return sqlite_tables.holding_on(connection, names)
+
+    def rename_table(self, connection: Connection, name: TableClause, to: str, part: Callable[[str], str]) -> None:
+        sqlite_tables.rename_table(connection, name, to)
+
+    def grant_alike(self, connection: Connection, made: TableClause, like: TableClause) -> None:
+        """Nothing to do: a file has no roles."""
 
     def passing(self, error: BaseException) -> bool:
         cause = error.orig if isinstance(error, DBAPIError) else error

@@ -2,7 +2,7 @@
 
 A partition is ready when the log goes on after its checkpoint, when a retry is due, or when its lease can be had and it
 is this worker's share. The first is known from the high-water mark alone. The others stand in the tables, and are
-looked up for all partitions at once: four queries, before the worker sleeps and once a second while it is busy. Times
+looked up for all partitions at once: five queries, before the worker sleeps and once a second while it is busy. Times
 are the database's; what is kept here is how many seconds were left at the look.
 
 A partition that has been given its turn and did nothing is not ready again for the same reason: halted, it waits at the
@@ -25,6 +25,8 @@ from eventlog.subscribers.due import due_at, first_of_its_key
 from eventlog.subscribers.fleet import Place, WorkerRow, read_workers, shares
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.partition import Partition
+from eventlog.subscribers.rebuilding import Rebuilds
+from eventlog.subscribers.registration import may_run
 from eventlog.subscribers.replaying import Replays
 from eventlog.subscribers.results import Delivered
 from eventlog.subscribers.runtime import Runtime
@@ -60,6 +62,9 @@ class _Place:
     """Whether its lease is to be let go."""
     refused_until: float = 0.0
     refused_at_rings: int = -1
+    refused_as: tuple[str, int | None, str | None] | None = None
+    declared: tuple[str, int | None, str | None] | None = None
+    """How the subscriber is registered: what the code was refused for, and what stands there now."""
     free_since: float | None = None
     """Since when it has been seen free, while it was somebody else's share."""
 
@@ -68,11 +73,20 @@ class Agenda:
     """Knows which partitions are ready. Used by the worker's own thread alone."""
 
     def __init__(self, runtime: Runtime, partitions: Sequence[Partition]) -> None:
-        self.replays = Replays(runtime, {one.subscriber.name: one.subscriber for one in partitions})
+        subscribers = {one.subscriber.name: one.subscriber for one in partitions}
+        self.replays = Replays(runtime, subscribers)
+        self.rebuilds = Rebuilds(runtime, subscribers)
         self._runtime = runtime
         self._by_partition = {id(partition): _Place(partition=partition) for partition in partitions}
         self._places = tuple(self._by_partition.values())
+        self._not_ours: frozenset[str] = frozenset()
+        """Subscribers that are registered in another way than the code declares them."""
         self._look_at = 0.0
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """Those of the worker's subscribers, and of the shadows that it runs."""
+        return [place.partition for place in self._places]
 
     @property
     def all_running(self) -> bool:
@@ -93,7 +107,7 @@ class Agenda:
     def runnable(self) -> set[str]:
         """Name the subscribers that the code may run, as far as is known."""
         refused = {one.partition.subscriber.name for one in self._places if one.partition.refusal is not None}
-        return {one.partition.subscriber.name for one in self._places} - refused
+        return {one.partition.subscriber.name for one in self._places} - refused - self._not_ours
 
     def began(self, partition: Partition) -> None:
         """Note that a partition has been given a turn."""
@@ -113,6 +127,7 @@ class Agenda:
         if partition.refusal is not None:
             place.refused_until = self._runtime.clock.monotonic() + REFUSED_SECONDS
             place.refused_at_rings = self._runtime.log.doorbell.rings
+            place.refused_as = place.declared
         elif place.called or not partition.lease.held:
             self._look_at = 0.0
         place.called = False
@@ -136,28 +151,32 @@ class Agenda:
         return self._seconds_left()
 
     def _anything_to_do(self) -> bool:
-        return bool(self.ready() or self.leaving() or self.replays.next())
+        return bool(self.ready() or self.leaving() or self.replays.next() or self.rebuilds.next())
 
     def look_at_tables_if_due(self) -> None:
         if self._runtime.clock.monotonic() >= self._look_at:
             self.look_at_tables()
 
     def look_at_tables(self) -> None:
-        """Look up leases, moved checkpoints, due entries, the other workers and replays of all: four queries."""
+        """Look up leases, moved checkpoints, due entries, the other workers, replays and rebuilds: five queries."""
         known = {id(place): place.partition.lease.epoch for place in self._places if place.partition.lease.held}
         with self._runtime.database.reader() as connection:
+            self.rebuilds.look(connection)
+            self._take_up_shadows()
             checkpoints = {(row.subscriber, row.partition): row for row in connection.execute(self._checkpoints())}
             entries = {(row.subscriber, row.partition): row for row in connection.execute(self._due_entries())}
             workers = read_workers(connection, self._runtime.database, alive_only=True)
             self.replays.look(connection)
         now = self._runtime.clock.monotonic()
         self._look_at = now + LOOK_SECONDS
+        self._not_ours = self._registered_otherwise(checkpoints.values())
         share = self._shares(workers, checkpoints.values())
         for place in self._places:
             lease = place.partition.lease
             key = (lease.subscriber, lease.partition)
             row = checkpoints.get(key)
             mine = share.get(key, self._runtime.owner) == self._runtime.owner
+            place.declared = None if row is None else (row.declaration, row.version, row.shape)
             place.leaves = lease.held and (row is None or row.state != "running" or not mine)
             if place.running:
                 continue
@@ -174,6 +193,27 @@ class Agenda:
             place.called = seconds <= 0 and not place.leaves
             place.next_at = now + (0.0 if place.leaves else seconds)
 
+    def rebuild_ended(self, done: Delivered | None) -> None:
+        """Note that a rebuild was tried to be taken into use; if it was, everything else stands otherwise now."""
+        self.rebuilds.ended()
+        if done is None or done.moved:
+            self._look_at = 0.0
+
+    def _take_up_shadows(self) -> None:
+        shadows = {id(partition): partition for partition in self.rebuilds.partitions}
+        for key, place in list(self._by_partition.items()):
+            if place.partition.subscriber.is_shadow and key not in shadows and not place.running:
+                place.partition.lease.forget()
+                del self._by_partition[key]
+        for key, partition in shadows.items():
+            self._by_partition.setdefault(key, _Place(partition=partition))
+        self._places = tuple(self._by_partition.values())
+
+    def _registered_otherwise(self, rows: Iterable[Any]) -> frozenset[str]:
+        declared = {place.partition.subscriber.name: place.partition.subscriber for place in self._places}
+        database = self._runtime.database
+        return frozenset(row.subscriber for row in rows if not may_run(row, declared[row.subscriber], database))
+
     def _shares(self, workers: Sequence[WorkerRow], rows: Iterable[Any]) -> dict[tuple[str, int], str]:
         """Who ought to have what. A worker that is alone has everything, and computes nothing."""
         if len(workers) < 2:
@@ -189,7 +229,8 @@ class Agenda:
     def _until_offered(self, place: _Place, row: Any | None, *, mine: bool) -> float:
         """How long until this worker may try to take a lease that it has not."""
         now = self._runtime.clock.monotonic()
-        if place.partition.refusal is not None and place.refused_at_rings == self._runtime.log.doorbell.rings:
+        as_refused = (place.refused_at_rings, place.refused_as) == (self._runtime.log.doorbell.rings, place.declared)
+        if place.partition.refusal is not None and as_refused:
             return max(0.0, place.refused_until - now)
         if row is None or row.state != "running":
             return SLEEP_SECONDS_MAX
@@ -224,6 +265,7 @@ class Agenda:
         moments = [max(place.next_at, place.called_again_at) for place in idle]
         moments += [place.settled_until for place in idle if self._is_behind(place)]
         moments += [one for place in idle if (one := place.partition.writes_at) is not None]
+        moments += [one] if (one := self.rebuilds.try_at) is not None else []
         left = min(moments, default=math.inf) - self._runtime.clock.monotonic()
         return min(SLEEP_SECONDS_MAX, max(SLEEP_SECONDS_MIN, left))
 
@@ -242,6 +284,9 @@ class Agenda:
                 checkpoints.c.owner,
                 checkpoints.c.expires_at,
                 subscribers.c.state,
+                subscribers.c.declaration,
+                subscribers.c.version,
+                subscribers.c.shape,
                 database_now().label("now"),
             )
             .join(subscribers, subscribers.c.name == checkpoints.c.subscriber)

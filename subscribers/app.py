@@ -14,6 +14,7 @@ from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberErr
 from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
 from eventlog.schema.tables import DEFAULT_SCHEMA
+from eventlog.subscribers.control.rebuilds import RebuildState, begin_rebuild, read_rebuilds, was_tried
 from eventlog.subscribers.declaration import (
     FAILURES_MAX,
     OUTAGE_AFTER,
@@ -29,6 +30,7 @@ from eventlog.subscribers.keys import KeyFunction
 from eventlog.subscribers.lifespan import Lifespan, lifespan_of
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.problems import Redact
+from eventlog.subscribers.rebuilding import run_rebuild
 from eventlog.subscribers.registration import Registration, register
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.runtime import LEASE_SECONDS, Around, Runtime
@@ -196,6 +198,8 @@ class App:
         """Register the declared subscribers in the database, and make the tables of projections.
 
         Where they begin is fixed by this. `drain`, `worker` and `eventlog run` do it for what is not registered yet.
+        For a projection that is registered at an earlier version, a rebuild beside the live one is begun, unless that
+        version has been tried before; the workers run it.
         Raises `RefusedError` where an older release of the code runs than the one registered, and `DeclarationError`
         where event types and upcasters do not fit together.
         """
@@ -204,7 +208,7 @@ class App:
         with translated(database):
             with database.reader() as connection:
                 self.log.check(connection)
-            return {one.name: register(database, one) for one in self.chosen(only)}
+            return {one.name: self._register(one) for one in self.chosen(only)}
 
     def drain(self, only: Sequence[str] = (), *, waiting: Callable[[str], None] | None = None) -> Drained:
         """Deliver up to the high-water mark at the call, in this thread, with the retries that are due.
@@ -215,6 +219,8 @@ class App:
         self.register(*only)
         runtime = self.runtime()
         with translated(self.log.database):
+            for subscriber in self.chosen(only):
+                self._drain_rebuild(runtime, subscriber)
             return drain(runtime, self.partitions(runtime, only), waiting=waiting)
 
     @contextmanager
@@ -259,6 +265,18 @@ class App:
     def chosen(self, only: Sequence[str]) -> list[Subscriber]:
         """Return the declared subscribers of these names, all of them for none. Raises `UnknownSubscriberError`."""
         return [self._subscribers[name] for name in self._chosen_names(only)]
+
+    def _register(self, subscriber: Subscriber) -> Registration:
+        done = register(self.log.database, subscriber)
+        database = self.log.database
+        if done is Registration.OUTDATED and not was_tried(database, subscriber.name, subscriber.version):
+            begin_rebuild(database, subscriber, reason=f"version {subscriber.version} is declared")
+        return done
+
+    def _drain_rebuild(self, runtime: Runtime, subscriber: Subscriber) -> None:
+        for rebuild in read_rebuilds(self.log.database, subscriber=subscriber.name) if subscriber.tables else ():
+            if rebuild.state is RebuildState.RUNNING and rebuild.version == subscriber.version:
+                run_rebuild(runtime, subscriber, rebuild)
 
     def _chosen_names(self, only: Sequence[str]) -> list[str]:
         for name in only:

@@ -1,16 +1,20 @@
 """A subscriber as code declares it: a name, how events are delivered to it, and its handlers."""
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
-from sqlalchemy import Table
+from sqlalchemy import Dialect, Table
 
 from eventlog.errors import DeclarationError
 from eventlog.subscribers.keys import KeyFunction, KeyRule
+from eventlog.subscribers.owned_tables import shape_of
 from eventlog.subscribers.problems import Redact
+from eventlog.subscribers.renaming import TableNames
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.routing import HandlerFunction, Routes, handler_of
 
@@ -78,6 +82,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self).decode()
 
 
+@lru_cache(maxsize=1_000)
 def decode_declaration(text: str) -> Declaration:
     """Read a declaration kept in the database."""
     return msgspec.json.decode(text, type=Declaration)
@@ -119,6 +124,8 @@ class Subscriber:
         self.partitions = _within("partitions", partitions, most=PARTITIONS_MAX)
         self.key = KeyRule(key)
         self.tables = tuple(tables)
+        self.renamed_tables: TableNames = {}
+        self._shapes: dict[str, str | None] = {}
         self.version = _within("version", version, most=VERSION_MAX)
         self.idempotent = idempotent
         self.concurrency = _within("concurrency", concurrency, most=CONCURRENCY_MAX)
@@ -176,6 +183,33 @@ class Subscriber:
             )
 
     @property
+    def is_shadow(self) -> bool:
+        """Whether its handlers fill tables beside those that they name; see `control/rebuilds.py`."""
+        return bool(self.renamed_tables)
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The full names of its tables in the database."""
+        return tuple(self._name_in_database(table) for table in self.tables)
+
+    def shape(self, dialect: Dialect) -> str | None:
+        """The shape of its tables, as code declares them; see `owned_tables.py`."""
+        if dialect.name not in self._shapes:
+            self._shapes[dialect.name] = shape_of(self.tables, dialect)
+        return self._shapes[dialect.name]
+
+    def shadow(self, name: str, renamed: TableNames) -> "Subscriber":
+        """Make the same subscriber under another name, whose handlers write to tables of other names."""
+        shadow = copy.copy(self)
+        shadow.name = name
+        shadow.renamed_tables = renamed
+        return shadow
+
+    def _name_in_database(self, table: Table) -> str:
+        name = self.renamed_tables.get((table.schema, table.name), table.name)
+        return f"{table.schema}.{name}" if table.schema else str(name)
+
+    @property
     def declaration(self) -> Declaration:
         return Declaration(
             patterns=self.routes.patterns,
@@ -183,7 +217,7 @@ class Subscriber:
             partitions=self.partitions,
             delivery=self.delivery,
             on_failure=self.on_failure,
-            tables=tuple(str(table.fullname) for table in self.tables),
+            tables=self.table_names,
             idempotent=self.idempotent,
             failures_max=self.failures_max,
         )

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
 
+from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.feed import FeedItem
-from eventlog.subscribers.guard import transaction_kept
+from eventlog.subscribers.guard import lent
 from eventlog.subscribers.handing_out import SETTLE_SECONDS, HandingOut
 from eventlog.subscribers.results import CulpritError, Delivered, Ran
 from eventlog.subscribers.runtime import Runtime
@@ -40,8 +41,9 @@ INTERRUPTIONS_MAX = 5
 class Delivery:
     """Hands events of one partition to their handlers, under its lease."""
 
-    def __init__(self, runtime: Runtime, settling: Settling, handing_out: HandingOut) -> None:
+    def __init__(self, runtime: Runtime, subscriber: Subscriber, settling: Settling, handing_out: HandingOut) -> None:
         self._runtime = runtime
+        self._subscriber = subscriber
         self._lease = settling.lease
         self._settling = settling
         self._handing_out = handing_out
@@ -62,7 +64,7 @@ class Delivery:
             with database.transaction() as connection:
                 holds_since = clock.monotonic()
                 database.guard_owner(connection, seconds=self._runtime.lease_seconds)
-                with transaction_kept(connection):
+                with lent(connection, self._subscriber.renamed_tables):
                     self._handing_out.run_within(
                         connection, batch, ran, holds_since=holds_since, seconds=self._transaction_seconds
                     )

@@ -13,12 +13,20 @@ from typing import Any
 from sqlalchemy import Connection, event
 
 from eventlog.errors import UsageError
+from eventlog.subscribers.renaming import TableNames, tables_renamed
 
 _ENDS_TRANSACTION = re.compile(
     r"(\s|--[^\n]*\n|/\*.*?\*/|;)*"
     r"(commit|end|abort|begin|start\s+transaction|prepare\s+transaction|rollback(?!\s+(work\s+|transaction\s+)?to\b))\b",
     re.IGNORECASE | re.DOTALL,
 )
+
+
+@contextmanager
+def lent(connection: Connection, renamed: TableNames) -> Iterator[None]:
+    """Lend a connection to handlers while the block runs: it cannot be committed, and may name other tables."""
+    with transaction_kept(connection), tables_renamed(connection, renamed):
+        yield
 
 
 @contextmanager

@@ -7,7 +7,7 @@ rewind.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sqlalchemy import Connection, literal, select, tuple_, update
@@ -31,9 +31,14 @@ class Renewable(Protocol):
 
 
 class Heartbeat:
-    """Renews the leases of partitions, and what else is to be kept, while its block runs; reports overlong calls."""
+    """Renews the leases of partitions, and what else is to be kept, while its block runs; reports overlong calls.
 
-    def __init__(self, runtime: Runtime, partitions: Sequence[Partition], *, also: Sequence[Renewable] = ()) -> None:
+    `partitions` tells which there are now.
+    """
+
+    def __init__(
+        self, runtime: Runtime, partitions: Callable[[], Sequence[Partition]], *, also: Sequence[Renewable] = ()
+    ) -> None:
         self._runtime = runtime
         self._partitions = partitions
         self._also = also
@@ -57,7 +62,7 @@ class Heartbeat:
                 logger.warning("the leases could not be renewed, the next try comes: %s", error)
 
     def _beat(self) -> None:
-        held = [partition.lease for partition in self._partitions if partition.lease.held]
+        held = [partition.lease for partition in self._partitions() if partition.lease.held]
         if not held and not self._also:
             return
         with self._runtime.database.transaction() as connection:

@@ -80,7 +80,7 @@ class Lease:
         began = self._clock.monotonic()
         with self.database.transaction() as connection:
             row = read_subscriber(connection, self.database, self.subscriber, lock=RowLock.SHARED)
-            check_contract(row, subscriber)
+            check_contract(row, subscriber, self.database)
             taken = self._take(connection, key_name=row.first_name or row.name) if row.state == "running" else None
         if taken is not None:
             with self._lock:

@@ -69,7 +69,7 @@ class Partition:
             outage=self._outage,
         )
         handing_out = HandingOut(runtime, subscriber, self._settling, caller=self._caller)
-        self._delivery = Delivery(runtime, self._settling, handing_out)
+        self._delivery = Delivery(runtime, subscriber, self._settling, handing_out)
         self._retrying = Retrying(
             runtime,
             subscriber,
@@ -78,6 +78,8 @@ class Partition:
             handing_out=handing_out,
             delivery=self._delivery,
         )
+        self._pass_seconds = 0.0 if subscriber.is_shadow else PASS_SECONDS
+        """Somebody waits for a shadow to catch up, and sees its checkpoint only."""
         self._unfinished: list[Entry] = []
         self._alone_through = 0
         self._suspect: int | None = None
@@ -100,7 +102,7 @@ class Partition:
         """When the checkpoint's row is to follow what was passed over, on the monotonic clock; None when it has."""
         if not self.lease.held or self._reached <= self.lease.progress.position:
             return None
-        return self._written_at + PASS_SECONDS
+        return self._written_at + self._pass_seconds
 
     def turn(self, *, until: int | None = None) -> Delivered:
         """Do one bounded piece of work, delivering nothing past `until`; nothing while another owner has the lease.
@@ -289,7 +291,7 @@ class Partition:
         before = self.reached
         self._reached = max(self._reached, to)
         now = self._runtime.clock.monotonic()
-        if waits_before is None and now - self._written_at < PASS_SECONDS:
+        if waits_before is None and now - self._written_at < self._pass_seconds:
             return Delivered(moved=to > before)
         if self._reached <= self.lease.progress.position:
             return Delivered()

@@ -6,15 +6,20 @@ epochs and stops the older code; code that declares less, or otherwise, needs so
 """
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from eventlog.database import Database
 from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
 from eventlog.subscribers.declaration import Declaration, Subscriber, decode_declaration
 from eventlog.subscribers.operations import Operation, record
+from eventlog.subscribers.owned_tables import create_tables, differences, missing, shape_in_database
+
+SHADOW_MARK = "@"
+"""Stands in the names of shadows, and can stand in no other."""
 
 
 class SubscriberRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,15 +33,23 @@ class SubscriberRow(msgspec.Struct, frozen=True, kw_only=True):
     state_reason: str | None
     declaration: Declaration
     first_name: str | None
+    version: int = 1
+    shape: str | None = None
+
+    @property
+    def is_shadow(self) -> bool:
+        """Whether it is a projection that is being made anew beside the live one."""
+        return SHADOW_MARK in self.name
 
 
 class Registration(StrEnum):
-    """What registering did."""
+    """What registering did. With `OUTDATED` nothing: the tables are of an earlier version, and have to be made anew."""
 
     CREATED = "created"
     EXTENDED = "extended"
     CHANGED = "changed"
     UNCHANGED = "unchanged"
+    OUTDATED = "outdated"
 
 
 def register(database: Database, subscriber: Subscriber, *, consent_to_change: bool = False) -> Registration:
@@ -44,7 +57,8 @@ def register(database: Database, subscriber: Subscriber, *, consent_to_change: b
 
     The first time, its checkpoint is set where it starts, and the tables of a projection are created. Later, more event
     types are taken over; they begin at the checkpoint. Raises `RefusedError` where code declares fewer types or another
-    way of delivery, unless `consent_to_change` says that this is meant.
+    way of delivery, unless `consent_to_change` says that this is meant; where it declares an earlier version of a
+    projection, or other columns at the same version.
     """
     if not subscriber.routes.patterns:
         raise DeclarationError(
@@ -85,13 +99,51 @@ def unknown(connection: Connection, database: Database, name: str) -> UnknownSub
     )
 
 
-def check_contract(row: SubscriberRow, subscriber: Subscriber) -> None:
-    """Raise `RefusedError` unless the code's contract is the one registered."""
-    if row.declaration.contract != subscriber.declaration.contract:
+def check_contract(row: SubscriberRow, subscriber: Subscriber, database: Database) -> None:
+    """Raise `RefusedError` unless the code's contract is the one registered, and its tables those that are there."""
+    _check_declared(row, subscriber.declaration)
+    if row.version != subscriber.version:
+        raise _other_version(row, subscriber)
+    declared = subscriber.shape(database.engine.dialect)
+    if row.shape not in (None, declared):
+        raise _other_shape(row, declared)
+
+
+def _check_declared(row: SubscriberRow, code: Declaration) -> None:
+    if row.declaration.contract != code.contract:
         raise RefusedError(
-            f"subscriber {row.name!r} is registered with {_differences(row.declaration, subscriber.declaration)}",
-            remedy=_remedy(row, subscriber.declaration),
+            f"subscriber {row.name!r} is registered with {_differences(row.declaration, code)}",
+            remedy=_remedy(row, code),
         )
+
+
+def may_run(stored: Row[Any], subscriber: Subscriber, database: Database) -> bool:
+    """Tell whether the code would be given a lease, from a row's `declaration`, `version` and `shape`.
+
+    It is for whoever asks for the lease to say why not.
+    """
+    contract = decode_declaration(stored.declaration).contract
+    as_declared = contract == subscriber.declaration.contract and (stored.version or 1) == subscriber.version
+    return as_declared and stored.shape in (None, subscriber.shape(database.engine.dialect))
+
+
+def _other_version(row: SubscriberRow, subscriber: Subscriber) -> RefusedError:
+    said = f"projection {row.name!r} is at version {row.version}, this code declares version {subscriber.version}"
+    if subscriber.version < row.version:
+        return RefusedError(
+            said,
+            remedy=f"deploy the newest code; `eventlog rebuild {row.name} --back` goes back to tables that were kept",
+        )
+    return RefusedError(said, remedy="it is made anew beside the live one, and taken into use when that is through")
+
+
+def _other_shape(row: SubscriberRow, declared: str | None) -> RefusedError:
+    return RefusedError(
+        f"projection {row.name!r} was made with other columns than this code declares:"
+        f" {differences(row.shape, declared)}",
+        remedy=f"declare version={row.version + 1} and its workers make it anew beside the live one, or do so by hand:"
+        f" `eventlog rebuild {row.name} --app module:app`",
+    )
 
 
 def _remedy(row: SubscriberRow, code: Declaration) -> str:
@@ -104,17 +156,41 @@ def _remedy(row: SubscriberRow, code: Declaration) -> str:
 
 def _register(database: Database, subscriber: Subscriber, consent_to_change: bool) -> Registration:
     with database.transaction() as connection:
-        _create_tables(connection, subscriber)
+        row = _find(connection, database, subscriber.name, lock=RowLock.NONE)
+        if row is not None and subscriber.version > row.version:
+            return Registration.OUTDATED
+        # Tables before the subscriber's row: the order of locks that holds everywhere.
+        if row is None or row.shape is None:
+            create_tables(connection, subscriber.tables)
+        elif absent := missing(connection, subscriber.tables):
+            raise _without_tables(row, absent)
         row = _find(connection, database, subscriber.name, lock=RowLock.EXCLUSIVE)
         if row is None:
-            _create(connection, database, subscriber)
+            _refuse_owned(connection, database, subscriber)
+            insert_subscriber(
+                connection, database, subscriber, position=_start_position(connection, database, subscriber)
+            )
             return Registration.CREATED
         return _bring_up(connection, database, subscriber, row, consent_to_change)
 
 
-def _create_tables(connection: Connection, subscriber: Subscriber) -> None:
-    for table in subscriber.tables:
-        table.create(connection, checkfirst=True)
+def _without_tables(row: SubscriberRow, absent: list[str]) -> RefusedError:
+    return RefusedError(
+        f"projection {row.name!r} has come to its checkpoint, and its table {', '.join(absent)} is gone",
+        remedy=f"`eventlog rebuild {row.name} --app module:app` makes it anew",
+    )
+
+
+def _refuse_owned(connection: Connection, database: Database, subscriber: Subscriber) -> None:
+    """A table has one owner, also among the projections of other services."""
+    table = database.tables.subscribers
+    for other in connection.execute(select(table.c.name, table.c.declaration)):
+        both = set(decode_declaration(other.declaration).tables) & set(subscriber.table_names)
+        if both:
+            raise RefusedError(
+                f"table {min(both)!r} of projection {subscriber.name!r} is owned by projection {other.name!r} already",
+                remedy=f"give it another table; was it renamed, run `eventlog rename {other.name} {subscriber.name}`",
+            )
 
 
 def _find(connection: Connection, database: Database, name: str, *, lock: RowLock) -> SubscriberRow | None:
@@ -135,11 +211,13 @@ def _find(connection: Connection, database: Database, name: str, *, lock: RowLoc
         state_reason=row.state_reason,
         declaration=decode_declaration(row.declaration),
         first_name=row.first_name,
+        version=row.version or 1,
+        shape=row.shape,
     )
 
 
-def _create(connection: Connection, database: Database, subscriber: Subscriber) -> None:
-    position = _start_position(connection, database, subscriber)
+def insert_subscriber(connection: Connection, database: Database, subscriber: Subscriber, *, position: int) -> None:
+    """Write the rows of a subscriber that is not there yet, its checkpoints at a position, and put it on record."""
     connection.execute(
         insert(database.tables.subscribers).values(
             name=subscriber.name,
@@ -148,6 +226,8 @@ def _create(connection: Connection, database: Database, subscriber: Subscriber) 
             start_position=position,
             partitions=subscriber.partitions,
             declaration=subscriber.declaration.encode(),
+            version=subscriber.version,
+            shape=subscriber.shape(database.engine.dialect),
         )
     )
     for partition in range(subscriber.partitions):
@@ -193,12 +273,11 @@ def _bring_up(
     consent_to_change: bool,
 ) -> Registration:
     code, stored = subscriber.declaration, row.declaration
+    _bring_up_shape(connection, database, subscriber, row)
     if code == stored and row.kind == subscriber.kind:
         return Registration.UNCHANGED
-    if not (consent_to_change or _extends(code, stored)):
-        check_contract(row, subscriber)
-    if code.partitions != stored.partitions:
-        check_contract(row, subscriber)
+    if code.partitions != stored.partitions or not (consent_to_change or _extends(code, stored)):
+        _check_declared(row, code)
     if code.key != stored.key:
         _refuse_apart(connection, database, row, code)
     table = database.tables.subscribers
@@ -219,6 +298,19 @@ def _bring_up(
         ),
     )
     return Registration.EXTENDED if _extends(code, stored) else Registration.CHANGED
+
+
+def _bring_up_shape(connection: Connection, database: Database, subscriber: Subscriber, row: SubscriberRow) -> None:
+    """Take over the shape of tables that an earlier release registered, or that somebody has changed by hand since."""
+    if subscriber.version < row.version:
+        raise _other_version(row, subscriber)
+    declared = subscriber.shape(database.engine.dialect)
+    if declared == row.shape:
+        return
+    if row.shape is not None and declared != shape_in_database(connection, subscriber.tables):
+        raise _other_shape(row, declared)
+    table = database.tables.subscribers
+    connection.execute(update(table).where(table.c.name == row.name).values(shape=declared, version=row.version))
 
 
 def _refuse_apart(connection: Connection, database: Database, row: SubscriberRow, code: Declaration) -> None:

@@ -22,7 +22,7 @@ from eventlog.subscribers.control.replays import Replay, ReplayState, open_posit
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.feed import FeedItem
-from eventlog.subscribers.guard import transaction_kept
+from eventlog.subscribers.guard import lent
 from eventlog.subscribers.ledger import Attempt, record_attempt
 from eventlog.subscribers.outcomes import Skip
 from eventlog.subscribers.problems import OUTCOME_UNKNOWN, Problem, problem_of
@@ -103,7 +103,7 @@ class Replaying:
         began = self._runtime.clock.monotonic()
         with self._database.transaction() as connection:
             row = read_subscriber(connection, self._database, self.subscriber.name, lock=RowLock.SHARED)
-            check_contract(row, self.subscriber)
+            check_contract(row, self.subscriber, self._database)
             if row.state != RUNNING:
                 return False
             found = self._take(connection)
@@ -201,7 +201,7 @@ class Replaying:
         try:
             with self._database.transaction() as connection:
                 self._database.guard_owner(connection, seconds=self._runtime.lease_seconds)
-                with transaction_kept(connection):
+                with lent(connection, self.subscriber.renamed_tables):
                     self._check()
                     self._caller.call(self._call(item, connection=connection))
                 if not self._database.transaction_is_usable(connection):

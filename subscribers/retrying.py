@@ -18,7 +18,7 @@ from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.delivery import Delivery
 from eventlog.subscribers.due import Held, blocked_behind, due_entries, unfinished_entries
 from eventlog.subscribers.feed import FeedItem
-from eventlog.subscribers.guard import transaction_kept
+from eventlog.subscribers.guard import lent
 from eventlog.subscribers.handing_out import HandingOut
 from eventlog.subscribers.leases import Progress
 from eventlog.subscribers.ledger import (
@@ -153,7 +153,7 @@ class Retrying:
         try:
             with database.transaction() as connection:
                 database.guard_owner(connection, seconds=self._runtime.lease_seconds)
-                with transaction_kept(connection):
+                with lent(connection, self._subscriber.renamed_tables):
                     self._handing_out.call_within(connection, msgspec.structs.replace(call, connection=connection))
                 self._lease.fence(connection, progress)
                 self._close(connection, entry, ran, seconds=clock.monotonic() - began)

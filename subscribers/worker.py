@@ -35,7 +35,7 @@ whoever appends need not wake it."""
 
 RECONNECT_SECONDS_MAX = 30.0
 THREADS_MAX = 8
-"""So many partitions take turns at a time, and one replay."""
+"""So many partitions take turns at a time, and beside them one replay and one rebuild that is taken into use."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ def drain(
     """
     until = runtime.feed.refresh()
     counts = {partition.subscriber.name: Counts() for partition in partitions}
-    heartbeat = Heartbeat(runtime, partitions)
+    heartbeat = Heartbeat(runtime, lambda: partitions)
     try:
         with heartbeat:
             left = list(partitions)
@@ -120,9 +120,9 @@ class Worker:
         with (
             runtime.log.doorbell.sleeper(runtime.stop) as self._sleeper,
             self._joined(membership),
-            Heartbeat(runtime, self._partitions, also=(membership, agenda.replays)),
+            Heartbeat(runtime, lambda: agenda.partitions, also=(membership, agenda.replays)),
             ThreadPoolExecutor(
-                max_workers=min(THREADS_MAX, len(self._partitions)) + 1, thread_name_prefix="eventlog-turn"
+                max_workers=min(THREADS_MAX, len(self._partitions)) + 2, thread_name_prefix="eventlog-turn"
             ) as pool,
         ):
             try:
@@ -167,7 +167,7 @@ class Worker:
         _add(self.counts, partition, done)
 
     def _release(self, agenda: Agenda) -> None:
-        for release in (*(partition.release for partition in self._partitions), agenda.replays.release):
+        for release in (*(partition.release for partition in agenda.partitions), agenda.replays.release):
             try:
                 release()
             except (DBAPIError, DatabaseError):
@@ -193,7 +193,8 @@ class _Loop:
         self._count = count
         self._membership = membership
         self._agenda = agenda
-        self._turns: dict[Future[Delivered], Partition | None] = {}
+        self._turns: dict[Future[Delivered], Callable[[Delivered | None], None]] = {}
+        """What runs, and what is told when it has ended: what it did, or nothing when it failed."""
         self._pause_seconds = POLL_SECONDS_MIN
         self._reconnect_seconds = 0.0
 
@@ -222,30 +223,34 @@ class _Loop:
         replaying = self._agenda.replays.next()
         if replaying is not None:
             self._agenda.replays.began()
-            self._submit(replaying.turn, None)
+            self._submit(replaying.turn, self._agenda.replays.ended)
+        finishing = self._agenda.rebuilds.next()
+        if finishing is not None:
+            self._agenda.rebuilds.began()
+            self._submit(finishing.turn, self._agenda.rebuild_ended)
 
     def _begin(self, partition: Partition, deed: Callable[[], Delivered]) -> None:
-        self._agenda.began(partition)
-        self._submit(deed, partition)
+        def ended(done: Delivered | None) -> None:
+            self._agenda.ended(partition, done)
+            if done is not None:
+                self._count(partition, done)
 
-    def _submit(self, deed: Callable[[], Delivered], partition: Partition | None) -> None:
-        """Have a thread do it; None stands for a turn of a replay."""
+        self._agenda.began(partition)
+        self._submit(deed, ended)
+
+    def _submit(self, deed: Callable[[], Delivered], ended: Callable[[Delivered | None], None]) -> None:
+        """Have a thread do it."""
         turn = self._pool.submit(deed)
-        self._turns[turn] = partition
+        self._turns[turn] = ended
         turn.add_done_callback(lambda _turn: self._sleeper.wake())
 
     def _end_turns(self) -> None:
         for turn in [turn for turn in self._turns if turn.done()]:
-            partition = self._turns.pop(turn)
+            ended = self._turns.pop(turn)
             error = turn.exception()
-            if partition is None:
-                self._agenda.replays.ended(None if error else turn.result())
-            else:
-                self._agenda.ended(partition, None if error else turn.result())
+            ended(None if error else turn.result())
             if error is not None:
                 raise error
-            if partition is not None:
-                self._count(partition, turn.result())
             if turn.result().moved:
                 self._pause_seconds = POLL_SECONDS_MIN
 
@@ -336,7 +341,7 @@ def _as_far_as_it_comes(runtime: Runtime, partition: Partition, until: int) -> b
 
 
 def _add(counts: dict[str, Counts], partition: Partition, done: Delivered) -> None:
-    before = counts[partition.subscriber.name]
+    before = counts.get(partition.subscriber.name, Counts())
     counts[partition.subscriber.name] = Counts(
         handled=before.handled + done.handled, failed=before.failed + done.failed
     )

@@ -288,7 +288,7 @@ def test_a_heartbeat_that_finds_its_row_moved_forgets_the_lease(bench: Bench) ->
     partition.turn()
     assert partition.lease.held
     change_checkpoint(bench, epoch=1_000_000)
-    with Heartbeat(runtime, [partition]):
+    with Heartbeat(runtime, lambda: [partition]):
         eventually(lambda: not partition.lease.held, what="the heartbeat notices")
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, select, update
 from eventlog.database import Database
 from eventlog.errors import RefusedError
 from eventlog.schema.timestamps import database_now
-from eventlog.subscribers.registration import SubscriberRow
+from eventlog.subscribers.registration import SHADOW_MARK, SubscriberRow
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +58,12 @@ def refuse_while_owned(rows: Sequence[Row[Any]], row: SubscriberRow, deed: str) 
 
 
 def refuse_while_replayed(connection: Connection, database: Database, name: str, deed: str) -> None:
-    """Raise `RefusedError` while a replay of the subscriber runs: it has its own place in the log."""
+    """Raise `RefusedError` while a replay of the subscriber runs: it has its own place in the log. So has a shadow."""
+    if SHADOW_MARK in name:
+        raise RefusedError(
+            f"{name} is a projection made anew beside {name.partition(SHADOW_MARK)[0]}, and cannot be {deed}",
+            remedy="retry or skip its failures, or cancel it: `eventlog rebuild NAME --cancel`",
+        )
     table = database.tables.replays
     running = connection.scalars(
         select(table.c.operation).where(table.c.subscriber == name, table.c.state == "running").limit(1)

@@ -1,0 +1,123 @@
+"""What PostgreSQL's catalog says about a table whose name another one is to take: who refers to it, who may use it.
+
+Names are looked up when a statement is analysed, so whoever says a table's name after the exchange gets the new one.
+Views, functions, foreign keys and the like hold on to the table itself and would keep the old one; they are found here,
+and the exchange is then refused.
+"""
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, text
+from sqlalchemy.sql.expression import TableClause
+
+_HOLDS_ON = text(
+    """
+    with mine as (select unnest(cast(:names as text[]))::regclass::oid as oid),
+         types as (select reltype as oid from pg_class where oid in (select oid from mine))
+    select 'view ' || v.oid::regclass
+    from pg_depend d join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+    join pg_class v on v.oid = r.ev_class
+    where d.refclassid = 'pg_class'::regclass and d.refobjid in (select oid from mine)
+        and v.oid not in (select oid from mine)
+    union
+    select 'function ' || d.objid::regprocedure
+    from pg_depend d
+    where d.classid = 'pg_proc'::regclass
+        and (d.refclassid = 'pg_class'::regclass and d.refobjid in (select oid from mine)
+            or d.refclassid = 'pg_type'::regclass and d.refobjid in (select oid from types))
+    union
+    select 'foreign key of ' || c.conrelid::regclass
+    from pg_constraint c
+    where c.contype = 'f' and c.confrelid in (select oid from mine) and c.conrelid not in (select oid from mine)
+    union
+    select 'trigger ' || quote_ident(t.tgname)
+    from pg_trigger t
+    where t.tgrelid in (select oid from mine) and not t.tgisinternal
+    union
+    select 'policy ' || quote_ident(p.polname) from pg_policy p where p.polrelid in (select oid from mine)
+    union
+    select 'inheritance of ' || case when i.inhrelid in (select oid from mine) then i.inhparent else i.inhrelid end
+        ::regclass
+    from pg_inherits i
+    where i.inhrelid in (select oid from mine) or i.inhparent in (select oid from mine)
+    union
+    select 'publication ' || quote_ident(p.pubname)
+    from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+    where r.prrelid in (select oid from mine)
+    order by 1
+    """
+)
+
+_PARTS = text(
+    """
+    select 'constraint' as kind, conname as name from pg_constraint where conrelid = cast(:name as regclass)
+    union all
+    select 'index', c.relname from pg_index i join pg_class c on c.oid = i.indexrelid
+    where i.indrelid = cast(:name as regclass)
+        and not exists (select from pg_constraint where conindid = c.oid and contype in ('p', 'u', 'x'))
+    union all
+    select 'sequence', c.relname from pg_depend d join pg_class c on c.oid = d.objid and c.relkind = 'S'
+    where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
+        and d.refobjid = cast(:name as regclass)
+    """
+)
+
+_RIGHTS = text(
+    """
+    select privilege_type, is_grantable, '' as column_name,
+        case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end as grantee
+    from pg_class, lateral aclexplode(coalesce(relacl, acldefault('r', relowner)))
+    where oid = cast(:name as regclass) and grantee <> relowner
+    union all
+    select privilege_type, is_grantable, ' (' || quote_ident(attname) || ')',
+        case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
+    from pg_attribute, lateral aclexplode(attacl)
+    where attrelid = cast(:name as regclass) and attnum > 0 and not attisdropped
+    """
+)
+
+_OWNER = text(
+    "select quote_ident(pg_get_userbyid(relowner)), relowner = current_user::regrole"
+    " from pg_class where oid = cast(:name as regclass)"
+)
+
+
+def holding_on(connection: Connection, names: Sequence[TableClause]) -> list[str]:
+    """Name what would go on with the old tables, or be lost with them, if others took their names."""
+    return list(connection.scalars(_HOLDS_ON, {"names": [_quoted(connection, one) for one in names]}))
+
+
+def rename_table(connection: Connection, name: TableClause, to: str, part: Callable[[str], str]) -> None:
+    """Rename a table, and its indexes, constraints and sequences as `part` says."""
+    quote = connection.dialect.identifier_preparer
+    found = connection.execute(_PARTS, {"name": _quoted(connection, name)}).all()
+    connection.exec_driver_sql(f"alter table {_quoted(connection, name)} rename to {quote.quote(to)}")
+    schema = f"{quote.quote_schema(name.schema)}." if name.schema else ""
+    for one in found:
+        old, new = quote.quote(one.name), quote.quote(part(one.name))
+        if one.kind == "constraint":
+            statement = f"alter table {schema}{quote.quote(to)} rename constraint {old} to {new}"
+        else:
+            statement = f"alter {one.kind} {schema}{old} rename to {new}"
+        connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+def grant_alike(connection: Connection, made: TableClause, like: TableClause) -> None:
+    """Give a table the owner and the rights that another one has; columns it has not are left out."""
+    target = _quoted(connection, made)
+    columns = set(connection.scalars(text("select ' (' || quote_ident(attname) || ')' from pg_attribute"
+                                          " where attrelid = cast(:name as regclass)"), {"name": target}))  # fmt: skip
+    owner, is_mine = connection.execute(_OWNER, {"name": _quoted(connection, like)}).one()
+    for right in connection.execute(_RIGHTS, {"name": _quoted(connection, like)}).all():
+        if right.column_name and right.column_name not in columns:
+            continue
+        more = " with grant option" if right.is_grantable else ""
+        connection.exec_driver_sql(
+            f"grant {right.privilege_type}{right.column_name} on {target} to {right.grantee}{more}".replace("%", "%%")
+        )
+    if not is_mine:
+        connection.exec_driver_sql(f"alter table {target} owner to {owner}".replace("%", "%%"))
+
+
+def _quoted(connection: Connection, name: TableClause) -> str:
+    return connection.dialect.identifier_preparer.format_table(name)

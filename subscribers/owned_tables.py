@@ -1,0 +1,147 @@
+"""The tables a projection owns: made for it, held against what code declares, and made a second time for a shadow.
+
+A table's shape is its columns with their types, and its key. It is kept with the subscriber when it is registered, so
+that code which declares another one is noticed when it starts, and not by the first statement that fails.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Dialect, MetaData, Table, inspect
+from sqlalchemy import table as named_table
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.sql.expression import TableClause
+
+from eventlog.errors import DeclarationError, RefusedError
+from eventlog.subscribers.renaming import TableNames, tables_renamed
+
+IDENTIFIER_MAX = 63
+"""Letters of a name that PostgreSQL tells apart."""
+
+TABLE_NAME_MAX = IDENTIFIER_MAX - len("__r1234567890")
+
+Shape = dict[str, list[str]]
+"""By the table's full name: its columns as `name type`, those that may not be null marked, and the key last."""
+
+
+def shape_of(tables: Sequence[Table], dialect: Dialect) -> str | None:
+    """Write down the shape of tables as they would be on a database; None for no tables."""
+    if not tables:
+        return None
+    return msgspec.json.encode(
+        {str(table.fullname): _lines(table, dialect) for table in tables}, order="sorted"
+    ).decode()
+
+
+def shape_in_database(connection: Connection, tables: Sequence[Table]) -> str | None:
+    """Read the shape that the tables of these names have. Tables that do not exist are left out."""
+    found = MetaData()
+    there = [one for one in tables if inspect(connection).has_table(one.name, schema=one.schema)]
+    try:
+        read = [Table(one.name, found, schema=one.schema, autoload_with=connection) for one in there]
+    except SQLAlchemyError:
+        return None
+    return shape_of(read, connection.dialect)
+
+
+def differences(stored: str | None, declared: str | None) -> str:
+    """Say in which columns two shapes differ."""
+    before: Shape = msgspec.json.decode(stored or "{}")
+    now: Shape = msgspec.json.decode(declared or "{}")
+    said = [f"no table {name} any more" for name in before.keys() - now.keys()]
+    said += [f"a new table {name}" for name in now.keys() - before.keys()]
+    for name in sorted(before.keys() & now.keys()):
+        gone = [line for line in before[name] if line not in now[name]]
+        new = [line for line in now[name] if line not in before[name]]
+        said += [f"{name} without {', '.join(gone)}"] if gone else []
+        said += [f"{name} with {', '.join(new)}"] if new else []
+    return "; ".join(sorted(said)) or "columns in another order"
+
+
+def create_tables(connection: Connection, tables: Sequence[Table]) -> None:
+    """Make the tables that are not there yet. Raises `RefusedError` for one that is there and lacks a column."""
+    for table in tables:
+        table.create(connection, checkfirst=True)
+        columns = {one["name"] for one in inspect(connection).get_columns(table.name, schema=table.schema)}
+        lacking = [column.name for column in table.columns if column.name not in columns]
+        if lacking:
+            raise RefusedError(
+                f"table {table.fullname} exists and has no column {', '.join(lacking)}",
+                remedy="name another table, or drop it or change it if it was meant for this projection",
+            )
+
+
+def missing(connection: Connection, tables: Sequence[Table]) -> list[str]:
+    """Name the tables that are not there."""
+    return [str(one.fullname) for one in tables if not inspect(connection).has_table(one.name, schema=one.schema)]
+
+
+def beside(tables: Sequence[Table], suffix: str) -> dict[tuple[str | None, str], str]:
+    """Choose names for a second set of tables, and for whatever of them needs a name of its own in the database.
+
+    Raises `DeclarationError` where a column is called like a table: in the text of a statement they look the same.
+    """
+    names = {}
+    for table in tables:
+        if len(table.name) > TABLE_NAME_MAX:
+            raise DeclarationError(
+                f"the name of table {table.fullname} is too long to have another table beside it",
+                remedy=f"rebuild it in place (--in-place), or give it at most {TABLE_NAME_MAX} letters",
+            )
+        for name in (table.name, *_named_things(table)):
+            names[table.schema, name] = with_suffix(name, suffix)
+    taken = {name for _, name in names}
+    for table in tables:
+        for column in table.columns:
+            if column.name in taken:
+                raise DeclarationError(
+                    f"column {table.fullname}.{column.name} is called like a table or an index of the projection",
+                    remedy="rebuild it in place (--in-place), or rename the column",
+                )
+    return names
+
+
+def with_suffix(name: str, suffix: str) -> str:
+    """Add to a name, and shorten it where it would be too long."""
+    return name[: IDENTIFIER_MAX - len(suffix)] + suffix
+
+
+def create_beside(connection: Connection, tables: Sequence[Table], names: TableNames) -> None:
+    """Make a second set of the tables, with their constraints and indexes, by the same statements."""
+    with tables_renamed(connection, names):
+        for table in _in_order(tables):
+            connection.execute(CreateTable(table))
+            for index in table.indexes:
+                connection.execute(CreateIndex(index))
+
+
+def clause(fullname: str) -> TableClause:
+    """Name a table in a statement by its full name."""
+    schema, _, name = fullname.rpartition(".")
+    return named_table(name, schema=schema or None)
+
+
+def _lines(table: Table, dialect: Dialect) -> list[str]:
+    columns = [f"{one.name} {_type(one.type, dialect)}{'' if one.nullable else ' not null'}" for one in table.columns]
+    return [*columns, f"key ({', '.join(column.name for column in table.primary_key)})"]
+
+
+def _type(kind: Any, dialect: Dialect) -> str:
+    try:
+        return str(kind.compile(dialect=dialect)).lower()
+    except SQLAlchemyError:
+        return type(kind).__name__.lower()
+
+
+def _named_things(table: Table) -> list[str]:
+    """Indexes and constraints that are given a name: no other table may have one of that name."""
+    named = [index.name for index in table.indexes] + [constraint.name for constraint in table.constraints]
+    return [str(name) for name in named if isinstance(name, str)]
+
+
+def _in_order(tables: Sequence[Table]) -> list[Table]:
+    """Tables that others refer to come first."""
+    order = {table: place for place, table in enumerate(tables[0].metadata.sorted_tables)} if tables else {}
+    return sorted(tables, key=lambda table: order.get(table, len(order)))

@@ -1,0 +1,207 @@
+"""A worker's part in rebuilds beside the live projection (P11): running the shadow, and taking it into use.
+
+A shadow is delivered to like any subscriber, by partitions of its own, so a worker that dies costs it nothing: another
+one, or the next start, goes on at its checkpoint. Only code that declares the version and the columns that are being
+made may run it. When it is near, the live one is held, and the names are exchanged; see `control/exchange.py`.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection, func, select
+
+from eventlog.database import Database
+from eventlog.errors import NotFoundError, RefusedError
+from eventlog.subscribers.control.exchange import (
+    Standing,
+    exchange,
+    hold_live,
+    let_go_of_live,
+    read_standing,
+)
+from eventlog.subscribers.control.rebuilds import Rebuild, RebuildState, read_rebuild, rebuild_from, shadow_of
+from eventlog.subscribers.declaration import OnFailure, Subscriber
+from eventlog.subscribers.heartbeat import Heartbeat
+from eventlog.subscribers.ledger import EntryState
+from eventlog.subscribers.partition import Partition
+from eventlog.subscribers.results import Delivered
+from eventlog.subscribers.runtime import Runtime
+
+logger = logging.getLogger("eventlog.worker")
+
+CLOSE_POSITIONS = 1_000
+"""So near to the live one a shadow catches up within moments, and the live one may be held for it."""
+
+TRY_SECONDS = 0.25
+"""How often it is asked whether a shadow has caught up."""
+
+READERS_SECONDS = 5.0
+"""How long readers who did not let go of the tables are left alone."""
+
+POLL_SECONDS = 0.05
+
+
+class Finishing:
+    """Takes one rebuild into use as soon as it can. One thread at a time may call `turn`."""
+
+    def __init__(self, runtime: Runtime, subscriber: Subscriber, rebuild: Rebuild) -> None:
+        self.rebuild = rebuild
+        self.try_at = 0.0
+        """When it is to be asked again, on the monotonic clock."""
+        self._runtime = runtime
+        self._subscriber = subscriber
+        self._held_until = 0.0
+        self._said: str | None = None
+
+    def turn(self) -> Delivered:
+        """Look how near the shadow is, and do what that asks for; `moved` is whether the names were exchanged."""
+        self.try_at = self._runtime.clock.monotonic() + TRY_SECONDS
+        try:
+            return Delivered(moved=self._try())
+        except NotFoundError as error:
+            logger.info("rebuild %d: %s", self.rebuild.operation, error)
+        except RefusedError as error:
+            self._leave_readers_alone(error)
+        return Delivered()
+
+    def _try(self) -> bool:
+        database = self._runtime.database
+        with database.reader() as connection:
+            standing = read_standing(connection, database, self.rebuild)
+        if standing.shadow + CLOSE_POSITIONS < standing.live:
+            return False
+        if standing.caught_up and exchange(database, self._subscriber, self.rebuild):
+            logger.info("rebuild %d of %s is in use", self.rebuild.operation, self.rebuild.subscriber)
+            return True
+        self._hold()
+        return False
+
+    def _hold(self) -> None:
+        now = self._runtime.clock.monotonic()
+        self.try_at = now + POLL_SECONDS
+        if now >= self._held_until:
+            hold_live(self._runtime.database, self.rebuild, seconds=self._runtime.lease_seconds)
+            self._held_until = now + self._runtime.lease_seconds
+
+    def _leave_readers_alone(self, error: RefusedError) -> None:
+        let_go_of_live(self._runtime.database, self.rebuild)
+        self._held_until = 0.0
+        self.try_at = self._runtime.clock.monotonic() + READERS_SECONDS
+        if str(error) != self._said:
+            self._said = str(error)
+            logger.warning("rebuild %d is not in use yet: %s", self.rebuild.operation, error)
+
+
+class Rebuilds:
+    """The rebuilds that one worker takes part in. Used by the worker's own thread."""
+
+    def __init__(self, runtime: Runtime, subscribers: Mapping[str, Subscriber]) -> None:
+        self._runtime = runtime
+        self._subscribers = {name: one for name, one in subscribers.items() if one.tables}
+        self._running: dict[int, tuple[Finishing, list[Partition]]] = {}
+        self._busy = False
+
+    def look(self, connection: Connection) -> None:
+        """Read which rebuilds this code can take part in: one query, none where no projection is declared."""
+        if not self._subscribers:
+            return
+        table = self._runtime.database.tables.rebuilds
+        running = select(table).where(
+            table.c.state == RebuildState.RUNNING, table.c.subscriber.in_(list(self._subscribers))
+        )
+        found = {row.operation: rebuild_from(row) for row in connection.execute(running)}
+        for operation in self._running.keys() - found.keys():
+            del self._running[operation]
+        for operation in found.keys() - self._running.keys():
+            self._take_up(found[operation])
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """The partitions of the shadows."""
+        return [partition for _, partitions in self._running.values() for partition in partitions]
+
+    @property
+    def try_at(self) -> float | None:
+        """When to ask next whether one has caught up; None when none is ours to ask for."""
+        return min((one.try_at for one in self._ours()), default=None)
+
+    def next(self) -> Finishing | None:
+        """Return the one that is to be asked now."""
+        if self._busy:
+            return None
+        now = self._runtime.clock.monotonic()
+        return next((one for one in self._ours() if one.try_at <= now), None)
+
+    def began(self) -> None:
+        self._busy = True
+
+    def ended(self) -> None:
+        self._busy = False
+
+    def _ours(self) -> list[Finishing]:
+        """Who has the first partition of a shadow asks for all."""
+        return [finishing for finishing, partitions in self._running.values() if partitions[0].lease.held]
+
+    def _take_up(self, rebuild: Rebuild) -> None:
+        subscriber = self._subscribers[rebuild.subscriber]
+        shape = subscriber.shape(self._runtime.database.engine.dialect)
+        if (subscriber.version, shape) == (rebuild.version, rebuild.shape):
+            finishing = Finishing(self._runtime, subscriber, rebuild)
+            self._running[rebuild.operation] = (finishing, partitions_of(self._runtime, subscriber, rebuild))
+
+
+def run_rebuild(
+    runtime: Runtime,
+    subscriber: Subscriber,
+    rebuild: Rebuild,
+    *,
+    told: Callable[[Standing], None] = lambda _standing: None,
+) -> Rebuild:
+    """Run a rebuild in this thread until it is in use, is cancelled, waits at a failure, or the runtime's stop is set.
+
+    Workers may take part meanwhile. `told` is told how far it is. Returns what has come of it: still running, when it
+    waits or was stopped.
+    """
+    partitions = partitions_of(runtime, subscriber, rebuild)
+    finishing = Finishing(runtime, subscriber, rebuild)
+    try:
+        with Heartbeat(runtime, lambda: partitions):
+            while not runtime.stop.is_set():
+                runtime.feed.refresh()
+                moved = [partition.turn().moved for partition in partitions]
+                if finishing.try_at <= runtime.clock.monotonic():
+                    finishing.turn()
+                    now = read_rebuild(runtime.database, rebuild.operation)
+                    if now.state is not RebuildState.RUNNING or waits_at(runtime.database, subscriber, now):
+                        return now
+                    told(_standing(runtime.database, now))
+                if not any(moved):
+                    runtime.clock.wait(runtime.stop, POLL_SECONDS)
+    finally:
+        for partition in partitions:
+            partition.release()
+    return read_rebuild(runtime.database, rebuild.operation)
+
+
+def partitions_of(runtime: Runtime, subscriber: Subscriber, rebuild: Rebuild) -> list[Partition]:
+    """Make the partitions of a rebuild's shadow."""
+    shadow = shadow_of(subscriber, rebuild)
+    return [Partition(runtime, shadow, number) for number in range(shadow.partitions)]
+
+
+def waits_at(database: Database, subscriber: Subscriber, rebuild: Rebuild) -> int | None:
+    """Return the event whose failure a rebuild waits at, for an operator; None while it goes on."""
+    failures = database.tables.failures
+    parked = select(func.min(failures.c.position)).where(
+        failures.c.subscriber == rebuild.shadow, failures.c.state == EntryState.PARKED
+    )
+    if subscriber.on_failure is not OnFailure.HALT:
+        return None
+    with database.reader() as connection:
+        found: int | None = connection.scalar(parked)
+    return found
+
+
+def _standing(database: Database, rebuild: Rebuild) -> Standing:
+    with database.reader() as connection:
+        return read_standing(connection, database, rebuild)
