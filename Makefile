@@ -34,6 +34,7 @@ bench: $(READY)  ## measure what is claimed about speed
 	$(BIN)/python -m benchmarks.doorbell
 	$(BIN)/python -m benchmarks.tags_cost
 	$(BIN)/python -m benchmarks.show_cost
+	$(BIN)/python -m benchmarks.view_cost
 
 check: $(READY)  ## formatting, lint, types, wheel and sdist
 	$(BIN)/python -m ruff format --check .

@@ -18,11 +18,12 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from eventlog.errors import LeaseLostError, UsageError
+from eventlog.errors import EventLogError, LeaseLostError, UsageError
 from eventlog.events import Recorded
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.results import EventFailedError
 from eventlog.subscribers.routing import Handler
 from eventlog.subscribers.runtime import Around, Runtime
 
@@ -165,4 +166,13 @@ def _within(around: Sequence[Around], context: Context) -> Iterator[_Outcome]:
 
 
 def _decoded(items: Sequence[FeedItem]) -> list[Recorded[Any]]:
-    return [item.recorded() for item in items]
+    if len(items) == 1:
+        return [items[0].recorded()]
+    return [_decoded_among_others(item) for item in items]
+
+
+def _decoded_among_others(item: FeedItem) -> Recorded[Any]:
+    try:
+        return item.recorded()
+    except EventLogError as error:
+        raise EventFailedError(item.position, error) from error

@@ -105,7 +105,7 @@ class Subscriber:
         on_failure: str,
         retry: Retry,
         partitions: int = 1,
-        key: KeyFunction | str | None = None,
+        key: KeyFunction | KeyRule | str | None = None,
         tables: Sequence[Table] = (),
         version: int = 1,
         idempotent: bool = False,
@@ -122,7 +122,7 @@ class Subscriber:
         self.on_failure = _member(OnFailure, on_failure, what="on_failure")
         self.retry = retry
         self.partitions = _within("partitions", partitions, most=PARTITIONS_MAX)
-        self.key = KeyRule(key)
+        self.key = key if isinstance(key, KeyRule) else KeyRule(key)
         self.tables = tuple(tables)
         self.renamed_tables: TableNames = {}
         self._shapes: dict[str, str | None] = {}

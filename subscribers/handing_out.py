@@ -13,7 +13,7 @@ from eventlog.subscribers.calls import NOT_A_FAILURE, Call, Caller
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.feed import FeedItem
-from eventlog.subscribers.results import CulpritError, HandlerFailedError, InterruptedTurnError, Ran
+from eventlog.subscribers.results import CulpritError, EventFailedError, HandlerFailedError, InterruptedTurnError, Ran
 from eventlog.subscribers.routing import Handler
 from eventlog.subscribers.runtime import Runtime
 from eventlog.subscribers.settling import Settling, log_turn, logger
@@ -180,8 +180,9 @@ class HandingOut:
             self.call_within(connection, call)
         except HandlerFailedError as error:
             seconds = self._runtime.clock.monotonic() - began
-            item = call.items[0] if len(call.items) == 1 else None
-            raise CulpritError(item, error.error, through=call.items[-1].position, seconds=seconds) from error
+            raise CulpritError(
+                _culprit(call, error.error), error.error, through=call.items[-1].position, seconds=seconds
+            ) from error
 
     def _call(
         self, handler: Handler, items: Sequence[FeedItem], handed_before: int, connection: Connection | None
@@ -235,3 +236,11 @@ class HandingOut:
             "the handler returned, but it had committed, rolled back or broken the transaction it was called in",
             remedy="leave ctx.connection's transaction alone, and let database errors out of the handler",
         )
+
+
+def _culprit(call: Call, error: BaseException) -> FeedItem | None:
+    """The event that a call has failed at: its only one, or the one that the error tells."""
+    if len(call.items) == 1:
+        return call.items[0]
+    position = error.position if isinstance(error, EventFailedError) else None
+    return next((item for item in call.items if item.position == position), None)

@@ -26,8 +26,8 @@ class KeyRule:
     the function raises, or the event cannot be decoded, the key is the stream.
     """
 
-    def __init__(self, declared: KeyFunction | str | None) -> None:
-        self.name = _name(declared)
+    def __init__(self, declared: KeyFunction | str | None, *, name: str | None = None) -> None:
+        self.name = name or _name(declared)
         self._read = _reader(declared)
 
     def of(self, item: FeedItem) -> str:

@@ -73,6 +73,15 @@ class InterruptedTurnError(Exception):
         self.error = error
 
 
+class EventFailedError(Exception):
+    """A call for several events has failed at one of them, at this position; `error` is what was raised."""
+
+    def __init__(self, position: int, error: BaseException) -> None:
+        super().__init__(f"event {position}: {type(error).__name__}: {error}")
+        self.position = position
+        self.error = error
+
+
 class CulpritError(Exception):
     """A transactional batch was rolled back because of one event; `item` is None when it was not one event's doing, and
     everything up to `through` has to be run one by one.

@@ -124,40 +124,38 @@ def handler_of(function: HandlerFunction, *, pattern: str | None = None, batch: 
     if batch or get_origin(annotation) in (list, Sequence):
         annotation = _element(annotation, name, batch=batch)
         batch = True
+    patterns, wants = wanted(annotation, pattern=pattern, name=name)
+    return Handler(
+        name=name,
+        function=function,
+        patterns=patterns,
+        wants=wants,
+        takes_context=takes_context,
+        takes_list=batch,
+        is_coroutine=is_coroutine,
+    )
+
+
+def wanted(annotation: Any, *, pattern: str | None, name: str) -> tuple[tuple[str, ...], Wants]:
+    """Read from a parameter's annotation which events are wanted, and as what. Raises `DeclarationError`."""
     if pattern is not None:
         check_pattern(pattern)
     classes = _declared_types(annotation)
     if classes is not None:
         wants = Wants.RECORDED if get_origin(annotation) is Recorded else Wants.DATA
-        return Handler(
-            name=name,
-            function=function,
-            patterns=tuple(with_aliases(_within(classes, pattern, name))),
-            wants=wants,
-            takes_context=takes_context,
-            takes_list=batch,
-            is_coroutine=is_coroutine,
-        )
+        return tuple(with_aliases(_within(classes, pattern, name))), wants
     if pattern is None:
         raise DeclarationError(
-            f"handler {name} does not say which events it wants: its first parameter is annotated {_shown(annotation)}",
+            f"handler {name} does not say which events it wants: its parameter is annotated {_shown(annotation)}",
             remedy="annotate it with a class declared by @event, or register it with .on('type.pattern')",
         )
     wants = Wants.DATA if annotation in (dict, Any) or get_origin(annotation) is dict else Wants.RECORDED
     if wants is Wants.RECORDED and not _takes_recorded(annotation):
         raise DeclarationError(
             f"handler {name} is registered for {pattern!r} and wants {_shown(annotation)}",
-            remedy="annotate its first parameter with Recorded, with dict, or with a class declared by @event",
+            remedy="annotate its parameter with Recorded, with dict, or with a class declared by @event",
         )
-    return Handler(
-        name=name,
-        function=function,
-        patterns=(pattern,),
-        wants=wants,
-        takes_context=takes_context,
-        takes_list=batch,
-        is_coroutine=is_coroutine,
-    )
+    return (pattern,), wants
 
 
 def _is_generator(function: object) -> bool:
@@ -186,13 +184,7 @@ def _element(annotation: Any, name: str, *, batch: bool) -> Any:
 
 def _signature(function: HandlerFunction, name: str) -> tuple[Any, bool]:
     """Return the annotation of the first parameter, and whether there is a second one."""
-    try:
-        parameters = list(inspect.signature(function, eval_str=True).parameters.values())
-    except (TypeError, ValueError, NameError) as error:
-        raise DeclarationError(
-            f"the signature of handler {name} cannot be read: {error}",
-            remedy="annotate it with names that are known where it is defined",
-        ) from error
+    parameters = parameters_of(function, name)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
     keyword_only = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
@@ -202,6 +194,17 @@ def _signature(function: HandlerFunction, name: str) -> tuple[Any, bool]:
             remedy="give it one parameter for the event, and one more for the Context if it is wanted",
         )
     return positional[0].annotation, len(required) == 2 or (len(positional) > 1 and positional[1].name == "ctx")
+
+
+def parameters_of(function: HandlerFunction, name: str) -> list[inspect.Parameter]:
+    """Return a function's parameters, their annotations evaluated. Raises `DeclarationError`."""
+    try:
+        return list(inspect.signature(function, eval_str=True).parameters.values())
+    except (TypeError, ValueError, NameError) as error:
+        raise DeclarationError(
+            f"the signature of handler {name} cannot be read: {error}",
+            remedy="annotate it with names that are known where it is defined",
+        ) from error
 
 
 def _declared_types(annotation: Any) -> list[str] | None:

@@ -1,0 +1,297 @@
+"""The columns of a view's table, made from the Struct that is its row: types, and how values go in and come out.
+
+What a database has a type for is kept in it; everything else that msgspec can write is kept as JSON. Values come out as
+they went in, on both databases. SQLite has few types: there Decimals, times and UUIDs are text, in forms that compare as
+they should where they can (Decimals do not), and time spans are microseconds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import inspect as types
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Dialect,
+    Double,
+    Interval,
+    LargeBinary,
+    Numeric,
+    Text,
+    Time,
+    Uuid,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from eventlog.errors import DeclarationError
+
+INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
+
+Convert = Callable[[Any], Any]
+
+
+class _Otherwise(TypeDecorator[Any]):
+    """What SQLite has no type for, kept otherwise: who queries the table finds the same values on both databases."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kept_as: TypeEngine[Any], *, write: Convert, read: Convert) -> None:
+        super().__init__()
+        self.kept_as, self.write, self.read = kept_as, write, read
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(self.kept_as)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else self.write(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else self.read(value)
+
+
+def _on_sqlite(native: TypeEngine[Any], kept_as: TypeEngine[Any], *, write: Convert, read: Convert) -> TypeEngine[Any]:
+    return native.with_variant(_Otherwise(kept_as, write=write, read=read), "sqlite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How values of one type are kept. None for a conversion: the value is kept as it is."""
+
+    column: TypeEngine[Any]
+    postgres: str
+    """The type's name on PostgreSQL."""
+    to_postgres: Convert | None = None
+    from_postgres: Convert | None = None
+    to_sqlite: Convert | None = None
+    from_sqlite: Convert | None = None
+    is_key: bool = False
+    """Whether rows can be found by it: equal values are written alike on both databases."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowField:
+    """One field of a row, and its column."""
+
+    name: str
+    kind: Kind
+    nullable: bool
+
+    def column(self, *, is_key: bool) -> Column[Any]:
+        return Column(self.name, self.kind.column, primary_key=is_key, nullable=self.nullable, autoincrement=False)
+
+
+def fields_of(row: type[msgspec.Struct]) -> tuple[RowField, ...]:
+    """Read the fields of a Struct, in its order. Raises `DeclarationError` for one that cannot be kept."""
+    if not _is_struct(row):
+        raise DeclarationError(
+            f"row={row!r} is no Struct with fields", remedy="give a class: class Delay(msgspec.Struct, frozen=True)"
+        )
+    info = types.type_info(row)
+    if not isinstance(info, types.StructType):
+        raise DeclarationError(f"row={row!r} is generic", remedy="give a class whose fields have types of their own")
+    return tuple(_field(row, field) for field in info.fields)
+
+
+def _is_struct(row: Any) -> bool:
+    return isinstance(row, type) and issubclass(row, msgspec.Struct) and bool(row.__struct_fields__)
+
+
+def check_value(field: RowField, value: Any) -> str | None:
+    """Say why a value cannot be kept; None when it can. Asked when a database has refused some row."""
+    if value is None:
+        return None if field.nullable else "None where the Struct allows none"
+    if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
+        return f"{value}, which needs more than 64 bits"
+    if isinstance(value, str) and "\x00" in value:
+        return "text with a NUL in it"
+    if field.kind.postgres == "jsonb" and b"\\u0000" in msgspec.json.encode(value):
+        return "text with a NUL in it"
+    for convert in (field.kind.to_postgres, field.kind.to_sqlite):
+        try:
+            _ = convert and convert(value)
+        except Exception as error:
+            return f"{value!r}: {error}"
+    return None
+
+
+def _field(row: type[msgspec.Struct], field: types.Field) -> RowField:
+    annotation = msgspec.structs.fields(row)[row.__struct_fields__.index(field.name)].type
+    kind, nullable = _nullable(field.type)
+    return RowField(name=field.name, kind=_kind(kind) or _json(annotation), nullable=nullable)
+
+
+def _nullable(kind: types.Type) -> tuple[types.Type, bool]:
+    kind = _bare(kind)
+    if isinstance(kind, types.UnionType):
+        others = [one for one in kind.types if not isinstance(one, types.NoneType)]
+        if len(others) == 1:
+            return _bare(others[0]), True
+        return kind, len(others) < len(kind.types)
+    return kind, isinstance(kind, types.NoneType | types.AnyType)
+
+
+def _bare(kind: types.Type) -> types.Type:
+    return _bare(kind.type) if isinstance(kind, types.Metadata) else kind
+
+
+def _kind(kind: types.Type) -> Kind | None:
+    match kind:
+        case types.BoolType():
+            return Kind(column=Boolean(), postgres="boolean", from_sqlite=bool, is_key=True)
+        case types.IntType():
+            return _INTEGER
+        case types.FloatType():
+            return Kind(column=Double(), postgres="double precision", to_postgres=float, to_sqlite=float)
+        case types.StrType():
+            return _TEXT
+        case types.BytesType():
+            return Kind(column=LargeBinary(), postgres="bytea", from_postgres=bytes)
+        case types.DecimalType():
+            return _DECIMAL
+        case types.DateTimeType(tz=False):
+            return _NAIVE
+        case types.DateTimeType():
+            return _MOMENT
+        case types.DateType():
+            return _DATE
+        case types.TimeType():
+            return _TIME
+        case types.TimeDeltaType():
+            return _SPAN
+        case types.UUIDType():
+            return _UUID
+        case types.EnumType():
+            return _enumeration(kind.cls)
+        case types.LiteralType():
+            return _by_values(kind.values)
+    return None
+
+
+def _enumeration(cls: Any) -> Kind | None:
+    plain = _by_values([member.value for member in cls])
+    if plain is None:
+        return None
+    return Kind(
+        column=plain.column,
+        postgres=plain.postgres,
+        to_postgres=_value_of,
+        from_postgres=cls,
+        to_sqlite=_value_of,
+        from_sqlite=cls,
+        is_key=True,
+    )
+
+
+def _by_values(values: Sequence[Any]) -> Kind | None:
+    if all(isinstance(value, str) for value in values):
+        return _TEXT
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return _INTEGER
+    return None
+
+
+def _json(annotation: Any) -> Kind:
+    decode = msgspec.json.Decoder(annotation).decode
+    return Kind(
+        column=_on_sqlite(postgresql.JSONB(), Text(), write=_write_json, read=msgspec.json.decode),
+        postgres="jsonb",
+        to_postgres=_write_json,
+        from_postgres=decode,
+        to_sqlite=_write_json,
+        from_sqlite=decode,
+    )
+
+
+def _write_json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _value_of(member: Any) -> Any:
+    return member.value
+
+
+def _aware(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError(
+            f"{value.isoformat()} has no time zone: annotate the field with Meta(tz=False), or give it one"
+        )
+    return value.astimezone(UTC)
+
+
+def _naive(value: datetime) -> datetime:
+    if value.tzinfo is not None:
+        raise ValueError(f"{value.isoformat()} has a time zone, and its field is annotated with Meta(tz=False)")
+    return value
+
+
+def _moment_text(value: datetime) -> str:
+    return _aware(value).isoformat(timespec="microseconds")
+
+
+def _microseconds(value: timedelta) -> int:
+    return value // _MICROSECOND
+
+
+def _span(microseconds: int) -> timedelta:
+    return microseconds * _MICROSECOND
+
+
+def _time(value: time) -> time:
+    if value.tzinfo is not None:
+        raise ValueError(f"{value.isoformat()} has a time zone; a moment is a datetime")
+    return value
+
+
+_MICROSECOND = timedelta(microseconds=1)
+_INTEGER = Kind(column=BigInteger(), postgres="bigint", is_key=True)
+_TEXT = Kind(column=Text(), postgres="text", is_key=True)
+_DATE = Kind(column=Date(), postgres="date", to_sqlite=date.isoformat, from_sqlite=date.fromisoformat, is_key=True)
+_UUID = Kind(column=Uuid(), postgres="uuid", to_sqlite=lambda value: value.hex, from_sqlite=UUID, is_key=True)
+_DECIMAL = Kind(
+    column=_on_sqlite(Numeric(), Text(), write=str, read=Decimal),
+    postgres="numeric",
+    to_postgres=lambda value: value if type(value) is Decimal else Decimal(value),
+    to_sqlite=str,
+    from_sqlite=Decimal,
+)
+_MOMENT = Kind(
+    column=_on_sqlite(DateTime(timezone=True), Text(), write=_moment_text, read=datetime.fromisoformat),
+    postgres="timestamptz",
+    to_postgres=_aware,
+    from_postgres=_aware,
+    to_sqlite=_moment_text,
+    from_sqlite=datetime.fromisoformat,
+    is_key=True,
+)
+_NAIVE = Kind(
+    column=DateTime(),
+    postgres="timestamp",
+    to_postgres=_naive,
+    to_sqlite=lambda value: _naive(value).isoformat(sep=" ", timespec="microseconds"),
+    from_sqlite=datetime.fromisoformat,
+    is_key=True,
+)
+_TIME = Kind(
+    column=Time(),
+    postgres="time",
+    to_postgres=_time,
+    to_sqlite=lambda value: _time(value).isoformat(timespec="microseconds"),
+    from_sqlite=time.fromisoformat,
+    is_key=True,
+)
+_SPAN = Kind(
+    column=_on_sqlite(Interval(), BigInteger(), write=_microseconds, read=_span),
+    postgres="interval",
+    to_sqlite=_microseconds,
+    from_sqlite=_span,
+)

@@ -1,0 +1,124 @@
+"""What a view does with an event: which rows it touches, and the pure function that makes each of them anew."""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_origin
+
+from eventlog.errors import DeclarationError, UsageError
+from eventlog.event_types import declared_as
+from eventlog.events import Recorded
+from eventlog.projections.rows import Key
+from eventlog.subscribers.routing import Handler, Wants, parameters_of, wanted
+
+KeyOf = Callable[[Any], Any] | str | Sequence[str] | None
+"""How a key is read from an event: a function of it, a field of it, several, or those that are called like the row's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evolver:
+    """A function `evolve(row, event)`, and which rows it is called for."""
+
+    handler: Handler
+    read_key: Callable[[Any], Any]
+    width: int
+    """How many fields a key has."""
+
+    def event(self, recorded: Recorded[Any]) -> Any:
+        """Return what the functions are given: the data, or the recorded event."""
+        return recorded.data if self.handler.wants is Wants.DATA else recorded
+
+    def keys(self, event: Any) -> Sequence[Key]:
+        """Return the keys of the rows that an event touches, each once. Raises `UsageError` for what is no key."""
+        found = self.read_key(event)
+        if found is None:
+            return ()
+        if isinstance(found, list | set | frozenset):
+            return tuple(dict.fromkeys(self._key(one) for one in found))
+        return (self._key(found),)
+
+    def _key(self, found: Any) -> Key:
+        key = found if self.width > 1 or isinstance(found, tuple) else (found,)
+        if not isinstance(key, tuple) or len(key) != self.width or any(part is None for part in key):
+            raise UsageError(
+                f"{self.handler.name}: {found!r} is no key of a row, which has {self.width} fields",
+                remedy="give one value, a tuple for a key of several fields, a list of keys for several rows, or None",
+            )
+        return key
+
+
+def evolver_of(function: Callable[..., Any], *, pattern: str | None, key: KeyOf, row_key: Sequence[str]) -> Evolver:
+    """Read from a function's signature which events it wants. Raises `DeclarationError`."""
+    name = getattr(function, "__qualname__", repr(function))
+    annotation = _annotation_of_event(function, name)
+    patterns, wants = wanted(annotation, pattern=pattern, name=name)
+    handler = Handler(
+        name=name,
+        function=function,
+        patterns=patterns,
+        wants=wants,
+        takes_context=False,
+        takes_list=False,
+        is_coroutine=False,
+    )
+    return Evolver(handler=handler, read_key=_reader(handler, annotation, key, row_key), width=len(row_key))
+
+
+def _annotation_of_event(function: Callable[..., Any], name: str) -> Any:
+    parameters = parameters_of(function, name)
+    required = [one for one in parameters if one.default is one.empty]
+    plain = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    if len(plain) < 2 or len(required) != 2 or inspect.iscoroutinefunction(function) or _is_generator(function):
+        raise DeclarationError(
+            f"{name} cannot be called as evolve(row, event)",
+            remedy="write a plain function of two parameters: the row, or None where there is none yet, and the event",
+        )
+    return plain[1].annotation
+
+
+def _is_generator(function: object) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _reader(handler: Handler, annotation: Any, key: KeyOf, row_key: Sequence[str]) -> Callable[[Any], Any]:
+    if callable(key):
+        return key
+    names = (key,) if isinstance(key, str) else tuple(key or row_key)
+    _check_fields(handler, annotation, names)
+    data = _itself if handler.wants is Wants.DATA else _data_of
+    if len(names) == 1:
+        name = names[0]
+        return lambda event: _field(data(event), name)
+    return lambda event: tuple([_field(data(event), name) for name in names])
+
+
+def _check_fields(handler: Handler, annotation: Any, names: Iterable[str]) -> None:
+    """A class that is declared tells at once whether it has the fields; a dict tells when it comes."""
+    for pattern in handler.patterns:
+        declared = declared_as(pattern)
+        lacking = [one for one in names if declared is not None and one not in _fields(declared.data_class)]
+        if lacking and _is_declared(annotation):
+            raise DeclarationError(
+                f"{handler.name}: events {pattern} have no field {', '.join(lacking)} to find their row by",
+                remedy="say how the key is read: .on(key=lambda event: ...)",
+            )
+
+
+def _is_declared(annotation: Any) -> bool:
+    return not (annotation in (dict, Any, Recorded, inspect.Parameter.empty) or get_origin(annotation) is dict)
+
+
+def _fields(declared: type) -> tuple[str, ...]:
+    return tuple(getattr(declared, "__struct_fields__", ()))
+
+
+def _field(data: Any, name: str) -> Any:
+    return data.get(name) if isinstance(data, dict) else getattr(data, name)
+
+
+def _itself(event: Any) -> Any:
+    return event
+
+
+def _data_of(event: Any) -> Any:
+    return event.data
