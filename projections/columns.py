@@ -1,8 +1,8 @@
 """The columns of a view's table, made from the Struct that is its row: types, and how values go in and come out.
 
 What a database has a type for is kept in it; everything else that msgspec can write is kept as JSON. Values come out as
-they went in, on both databases. SQLite has few types: there Decimals, times and UUIDs are text, in forms that compare as
-they should where they can (Decimals do not), and time spans are microseconds.
+they went in, on both databases. SQLite has few types: there Decimals, times and UUIDs are text, which compares as the
+values do (but for Decimals), and time spans are microseconds.
 """
 
 from collections.abc import Callable, Sequence
@@ -145,36 +145,15 @@ def _bare(kind: types.Type) -> types.Type:
 
 
 def _kind(kind: types.Type) -> Kind | None:
+    """Return how values of a type are kept, None for what is kept as JSON."""
     match kind:
-        case types.BoolType():
-            return Kind(column=Boolean(), postgres="boolean", from_sqlite=bool, is_key=True)
-        case types.IntType():
-            return _INTEGER
-        case types.FloatType():
-            return Kind(column=Double(), postgres="double precision", to_postgres=float, to_sqlite=float)
-        case types.StrType():
-            return _TEXT
-        case types.BytesType():
-            return Kind(column=LargeBinary(), postgres="bytea", from_postgres=bytes)
-        case types.DecimalType():
-            return _DECIMAL
         case types.DateTimeType(tz=False):
             return _NAIVE
-        case types.DateTimeType():
-            return _MOMENT
-        case types.DateType():
-            return _DATE
-        case types.TimeType():
-            return _TIME
-        case types.TimeDeltaType():
-            return _SPAN
-        case types.UUIDType():
-            return _UUID
         case types.EnumType():
             return _enumeration(kind.cls)
         case types.LiteralType():
             return _by_values(kind.values)
-    return None
+    return _PLAIN.get(type(kind))
 
 
 def _enumeration(cls: Any) -> Kind | None:
@@ -295,3 +274,16 @@ _SPAN = Kind(
     to_sqlite=_microseconds,
     from_sqlite=_span,
 )
+_PLAIN: dict[type[types.Type], Kind] = {
+    types.BoolType: Kind(column=Boolean(), postgres="boolean", from_sqlite=bool, is_key=True),
+    types.IntType: _INTEGER,
+    types.FloatType: Kind(column=Double(), postgres="double precision", to_postgres=float, to_sqlite=float),
+    types.StrType: _TEXT,
+    types.BytesType: Kind(column=LargeBinary(), postgres="bytea", from_postgres=bytes),
+    types.DecimalType: _DECIMAL,
+    types.DateTimeType: _MOMENT,
+    types.DateType: _DATE,
+    types.TimeType: _TIME,
+    types.TimeDeltaType: _SPAN,
+    types.UUIDType: _UUID,
+}

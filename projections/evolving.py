@@ -12,7 +12,7 @@ from eventlog.projections.rows import Key
 from eventlog.subscribers.routing import Handler, Wants, parameters_of, wanted
 
 KeyOf = Callable[[Any], Any] | str | Sequence[str] | None
-"""How a key is read from an event: a function of it, a field of it, several, or those that are called like the row's."""
+"""How a key is read from an event: by a function, from a field or several, or from those called like the row's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
