@@ -7,8 +7,10 @@ events that are recorded already are returned, whatever version or condition was
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection
+from sqlalchemy.engine import RootTransaction
 from sqlalchemy.exc import DBAPIError
 
 from eventlog.database import Database, Inserted, Transaction, connection_of
@@ -27,6 +29,25 @@ Outcome = list[Inserted] | AppendConditionError | None
 """What was inserted; or else the condition that did not hold, None when a version or an id was taken."""
 
 
+class OpenAppends:
+    """The positions that transactions of callers in this process have appended and not committed yet."""
+
+    def __init__(self) -> None:
+        self._positions: WeakKeyDictionary[RootTransaction, list[tuple[int, int]]] = WeakKeyDictionary()
+
+    def note(self, connection: Connection, inserted: list[Inserted]) -> None:
+        """Take note of what a transaction has appended."""
+        transaction = connection.get_transaction()
+        if transaction is not None:
+            stretch = (inserted[0].position, inserted[-1].position)
+            self._positions.setdefault(transaction, []).append(stretch)
+
+    def hold(self, position: int) -> bool:
+        """Tell whether the event at a position belongs to a transaction that is still open here."""
+        held = ((one, stretches) for one, stretches in list(self._positions.items()) if one.is_active)
+        return any(first <= position <= last for _, stretches in held for first, last in stretches)
+
+
 class Appender:
     """Appends to one log. `lend` lends a connection to read with, `check` looks at the schema the first time."""
 
@@ -40,6 +61,7 @@ class Appender:
         self.database = database
         self._reader = lend
         self.check = check
+        self.open_appends = OpenAppends()
 
     def append(self, pending: list[PendingEvent], expected: Expected, *, tx: Transaction | None) -> list[Recorded[Any]]:
         """Record the events, in the transaction handed over or in one of its own. Raises `ConflictError`."""
@@ -88,6 +110,7 @@ class Appender:
             for _ in range(APPEND_TRIES_MAX):
                 inserted = self._insert_or_nothing(connection, pending, expected)
                 if isinstance(inserted, list):
+                    self.open_appends.note(connection, inserted)
                     return _recorded(pending, inserted)
                 known = self._why_refused(connection, pending, expected, inserted)
                 if known is not None:

@@ -157,6 +157,18 @@ class PermissionDeniedError(DatabaseError):
     code = "permission_denied"
 
 
+class NotHandledError(EventLogError):
+    """A subscriber has not handled an event that somebody waited for, and will not do so by itself."""
+
+    code = "not_handled"
+
+
+class WaitTimeoutError(NotHandledError, TimeoutError):
+    """A subscriber has not handled an event in the time that somebody waited for it."""
+
+    code = "wait_timeout"
+
+
 class LeaseLostError(EventLogError):
     """A worker is no longer the owner of a partition: it was overtaken, or an operator moved the checkpoint."""
 

@@ -241,6 +241,10 @@ class EventLog:
         with self._reader() as connection:
             return self.database.versions(connection, [stream]).get(stream, 0)
 
+    def holds_open(self, position: int) -> bool:
+        """Tell whether an event was appended by a transaction of this process that has not ended yet."""
+        return self._appender.open_appends.hold(position)
+
     def check(self, connection: Connection) -> None:
         """Raise `SchemaMissingError` or `SchemaTooNewError` unless the tables fit this code; asks once per log."""
         if not self._schema_checked:

@@ -1,9 +1,11 @@
 """The application: one log, and the subscribers a service declares on it."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, Table
@@ -34,6 +36,7 @@ from eventlog.subscribers.rebuilding import run_rebuild
 from eventlog.subscribers.registration import Registration, register
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.runtime import LEASE_SECONDS, Around, Runtime
+from eventlog.subscribers.waiting import wait_for
 from eventlog.subscribers.worker import Drained, Worker, drain
 
 logger = logging.getLogger("eventlog.worker")
@@ -223,6 +226,28 @@ class App:
                 self._drain_rebuild(runtime, subscriber)
             return drain(runtime, self.partitions(runtime, only), waiting=waiting)
 
+    def wait_for(
+        self, subscriber: str | Subscriber | DeclaresSubscriber, position: int, *, timeout_seconds: float = 10.0
+    ) -> None:
+        """Return when a subscriber is done with everything up to a position: what was appended can then be read.
+
+        Some worker has to run it. Raises `NotHandledError` when the event is parked, blocked or skipped, or the
+        subscriber has halted before it; `WaitTimeoutError` when the time is over; `UsageError` in the transaction that
+        has appended the event, which nobody can see yet; `UnknownSubscriberError`.
+        """
+        wait_for(self.runtime(), self._declared(subscriber), position, timeout_seconds=timeout_seconds)
+
+    async def wait_for_async(
+        self, subscriber: str | Subscriber | DeclaresSubscriber, position: int, *, timeout_seconds: float = 10.0
+    ) -> None:
+        """Wait from a coroutine: `wait_for`, in a thread, which ends when the coroutine is cancelled."""
+        runtime = self.runtime()
+        wait = partial(wait_for, runtime, self._declared(subscriber), position, timeout_seconds=timeout_seconds)
+        try:
+            await asyncio.to_thread(wait)
+        finally:
+            runtime.stop.set()
+
     @contextmanager
     def worker(self, only: Sequence[str] = ()) -> Iterator[Worker]:
         """Run a worker in threads of this process while the block runs; stops after the events at hand."""
@@ -277,6 +302,11 @@ class App:
         for rebuild in read_rebuilds(self.log.database, subscriber=subscriber.name) if subscriber.tables else ():
             if rebuild.state is RebuildState.RUNNING and rebuild.version == subscriber.version:
                 run_rebuild(runtime, subscriber, rebuild)
+
+    def _declared(self, subscriber: str | Subscriber | DeclaresSubscriber) -> Subscriber:
+        if isinstance(subscriber, str):
+            return self.chosen([subscriber])[0]
+        return subscriber if isinstance(subscriber, Subscriber) else subscriber.subscriber
 
     def _chosen_names(self, only: Sequence[str]) -> list[str]:
         for name in only:
