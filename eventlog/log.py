@@ -21,14 +21,31 @@ from sqlalchemy.engine import URL
 
 from eventlog.appending import Appender
 from eventlog.bell import Look
-from eventlog.database import Database, Transaction, check_schema, initialise, open_database, translated
+from eventlog.database import (
+    Database,
+    Transaction,
+    check_schema,
+    connection_of,
+    initialise,
+    open_database,
+    translated,
+)
 from eventlog.doorbell import POLL_SECONDS_MAX, POLL_SECONDS_MIN, SLOW_POLL_SECONDS, Doorbell
 from eventlog.errors import UnknownEventError, UsageError
 from eventlog.event_types import decode
 from eventlog.events import Recorded, StoredEvent
 from eventlog.pending import check_expected, prepare
 from eventlog.query import POSITION_MAX, Query
-from eventlog.reading import Filters, Following, Selection, can_name_a_stream, check_range, pages, select
+from eventlog.reading import (
+    Filters,
+    Following,
+    Selection,
+    can_name_a_stream,
+    check_range,
+    pages,
+    select,
+    stream_pages,
+)
 from eventlog.schema.tables import DEFAULT_SCHEMA
 
 if TYPE_CHECKING:
@@ -162,6 +179,21 @@ class EventLog:
         """Read events as they are stored, data and metadata still JSON text, under exactly the types named."""
         return chain.from_iterable(self._pages(select(**filters), after, until, limit, backwards=backwards))
 
+    def read_stream(
+        self, stream: str, *, after_version: int = 0, tx: Transaction | None = None
+    ) -> Iterator[Recorded[Any]]:
+        """Read the events of one stream in the order of their versions, up to the last one that is committed.
+
+        What one decides from: unlike `read` it does not stop at the high-water mark, and so finds what was just
+        appended also while other appends are in flight. Within `tx` it finds what that transaction has appended, too.
+        Lazy, a query per thousand events. Raises `UndecodableEventError`, `UnsafeTransactionError`.
+        """
+        if not can_name_a_stream(stream):
+            return iter(())
+        lend = self._reader if tx is None else partial(self._joined, connection_of(tx))
+        found = stream_pages(self.database, lend, stream, after_version=after_version)
+        return map(decode, chain.from_iterable(found))
+
     def read_async(
         self,
         *,
@@ -280,6 +312,12 @@ class EventLog:
                 else:
                     with translated(self.database):
                         sleeper.sleep(partial(_allowance, following))
+
+    @contextmanager
+    def _joined(self, connection: Connection) -> Iterator[Connection]:
+        with translated(self.database), self.database.join(connection):
+            self.check(connection)
+            yield connection
 
     @contextmanager
     def _reader(self) -> Iterator[Connection]:

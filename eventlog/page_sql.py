@@ -96,6 +96,8 @@ class _PageWriter:
             found.append(f"{table}type {words.one_of(self._name('types', words.listed(query.types)))}")
         if query.stream is not None:
             found.append(f"{table}stream = {self._parameter('stream', query.stream)}")
+        if query.after_version:
+            found.append(f"{table}version > {self._parameter('after_version', query.after_version)}")
         if query.stream_prefix is not None:
             prefix = self._parameter("prefix", query.stream_prefix)
             found.append(f"substr({table}stream, 1, {len(query.stream_prefix)}) = {prefix}")

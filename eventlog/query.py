@@ -61,7 +61,8 @@ class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
     """One page of the log: after < position <= until, at most `limit` events, the last ones if `backwards`.
 
     All conditions must hold. `types` are names in full, none means every type; an event must match one of `matching`
-    unless that is empty, and only queries whose types are names in full decide by type.
+    unless that is empty, and only queries whose types are names in full decide by type. `after_version` counts within
+    the stream.
     """
 
     after: int
@@ -70,6 +71,7 @@ class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
     backwards: bool = False
     types: tuple[str, ...] = ()
     stream: str | None = None
+    after_version: int = 0
     stream_prefix: str | None = None
     since: datetime | None = None
     before: datetime | None = None

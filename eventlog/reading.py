@@ -220,3 +220,20 @@ def _check_moment(value: Any, *, name: str) -> datetime | None:
     if value is None or (isinstance(value, datetime) and value.tzinfo is not None):
         return value
     raise UsageError(f"{name}={value!r} is no point in time", remedy="give a datetime with a time zone")
+
+
+def stream_pages(database: Database, lend: Lend, stream: str, *, after_version: int) -> Iterator[list[StoredEvent]]:
+    """Read one stream, page by page, up to its last event that the connection can see.
+
+    The high-water mark does not matter here: the versions of a stream have no holes, and whoever appends one has seen
+    the one before.
+    """
+    while True:
+        query = PageQuery(after=0, until=POSITION_MAX, limit=PAGE_EVENTS, stream=stream, after_version=after_version)
+        with lend() as connection:
+            page = database.page(connection, query)
+        if page:
+            yield page
+            after_version = page[-1].version
+        if len(page) < PAGE_EVENTS:
+            return

@@ -130,6 +130,15 @@ class View(Generic[R]):
         )
         return function
 
+    def fold(self, events: Sequence[Recorded[Any]]) -> list[R]:
+        """Return the rows that come of these events and of nothing before them, without any database. For tests."""
+        touched = [self._touched(event, lone=True) for event in events]
+        return [row for row in self._folded(touched, {}).values() if row is not None]
+
+    def key_of(self, row: R) -> Key:
+        """Return the key of a row, as a tuple."""
+        return tuple([getattr(row, name) for name in self.key])
+
     def _fold_events(self, events: Sequence[Recorded[Any]], ctx: Context) -> None:
         """Fold a list of events into the rows that they touch: one read, one write, one delete at the most.
 
@@ -178,7 +187,7 @@ class View(Generic[R]):
                 f"{evolver.handler.name} returned a {type(row).__qualname__}, not a {self.row.__qualname__} or None",
                 remedy="return the row as it is to be from now on, None to delete it",
             )
-        found = tuple([getattr(row, name) for name in self.key])
+        found = self.key_of(row)
         if found != key:
             raise UsageError(
                 f"{evolver.handler.name} was called for the row {key!r} and returned one whose key is {found!r}",

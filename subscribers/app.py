@@ -197,6 +197,15 @@ class App:
         self._around.append(function)
         return declared
 
+    def on_database(self, url_or_engine: str | URL | Engine) -> "App":
+        """Make an application with the same subscribers, and what runs around them, on the log of another database.
+
+        For tests, and for one log per tenant. Handlers that append by themselves have to do so by `ctx.append`.
+        """
+        other = App(url_or_engine, schema=self.log.database.schema, lease_seconds=self.lease_seconds)
+        other._subscribers, other._around = dict(self._subscribers), list(self._around)
+        return other
+
     def register(self, *only: str) -> dict[str, Registration]:
         """Register the declared subscribers in the database, and make the tables of projections.
 

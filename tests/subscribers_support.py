@@ -22,6 +22,7 @@ from eventlog.subscribers.ledger import Entry
 from eventlog.subscribers.runtime import Runtime
 from eventlog.subscribers.status import SubscriberStatus, read_failures, read_status
 from eventlog.subscribers.worker import Drained, drain
+from eventlog.testing import make_retries_due
 
 DEADLINE_SECONDS = 30.0
 POLL_SECONDS = 0.01
@@ -45,19 +46,6 @@ class Found(msgspec.Struct, frozen=True):
 
 class BugError(Exception):
     """What a handler with a bug raises in these tests."""
-
-
-class StillClock:
-    """A clock that only moves by hand; who waits is woken after a moment of real time."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def wait(self, stop: threading.Event, _seconds: float) -> bool:
-        return stop.wait(POLL_SECONDS)
 
 
 class Bench:
@@ -135,14 +123,7 @@ class Bench:
 
     def make_due(self, name: str) -> None:
         """Let the time of every waiting retry come."""
-        table = self._own.log.database.tables.failures
-        long_ago = datetime.fromisoformat("2001-01-01T00:00:00+00:00")
-        with self.transaction() as connection:
-            connection.execute(
-                update(table)
-                .where(table.c.subscriber == name, table.c.next_attempt_at.is_not(None))
-                .values(next_attempt_at=long_ago)
-            )
+        make_retries_due(self._own, name)
 
     def applied(self, table: Table) -> list[int]:
         """Read which positions a projection has applied, in order, one for each time."""

@@ -19,6 +19,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("schema", "eventlog", "subscribers", "projections", "cli")
 """From the bottom up: a folder imports from itself and from those before it."""
 
+TOP = len(LAYERS) - 1
+TESTING = "eventlog/testing/"
+"""For the tests of services: above everything, and imported by nothing of ours."""
+
 FACADE = "eventlog/__init__.py"
 SAMPLES = ("cli/demo/app.py",)
 """Shipped to be copied and read by users: written as they would, against the facade."""
@@ -31,6 +35,7 @@ IMPORTED_ONLY_IN = {
     "psycopg_pool": ("eventlog/postgres.py",),
     "sqlite3": ("eventlog/sqlite*.py",),
     "click": ("cli/*",),
+    "pytest": ("eventlog/testing/plugin.py",),
 }
 LOADED_WHEN_USED = {
     "alembic": ("schema/migrat*", "schema/target.py"),
@@ -90,7 +95,7 @@ class Module:
 
     @property
     def layer(self) -> int:
-        return LAYERS.index(self.path.split("/")[0])
+        return TOP if self.path.startswith(TESTING) else LAYERS.index(self.path.split("/")[0])
 
     def imports(self) -> Iterator[Import]:
         yield from _imports(self.tree.body, at_start=True)
@@ -256,6 +261,8 @@ def _layer_of(found: Import) -> int | None:
     first, *rest = found.name.split(".")
     if first != "eventlog":
         return None
+    if rest and rest[0] == "testing":
+        return TOP
     return LAYERS.index(rest[0] if rest and rest[0] in LAYERS else "eventlog")
 
 

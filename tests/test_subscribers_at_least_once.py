@@ -9,7 +9,8 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.retry import Retry
-from tests.subscribers_support import Bench, BugError, Lost, Sent, StillClock, drain_with, runtime_of
+from eventlog.testing import StillClock
+from tests.subscribers_support import Bench, BugError, Lost, Sent, drain_with, runtime_of
 
 ONCE = Retry(attempts=1)
 AT_ONCE = Retry(attempts=3, first_seconds=0)

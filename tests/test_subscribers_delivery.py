@@ -13,13 +13,13 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.retry import Retry
+from eventlog.testing import StillClock
 from tests.subscribers_support import (
     Bench,
     BugError,
     Found,
     Lost,
     Sent,
-    StillClock,
     applied_table,
     drain_with,
     note,

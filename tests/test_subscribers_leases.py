@@ -9,13 +9,13 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.heartbeat import Heartbeat
 from eventlog.subscribers.retry import Retry
+from eventlog.testing import StillClock
 from tests.subscribers_support import (
     Background,
     Bench,
     BugError,
     Gate,
     Sent,
-    StillClock,
     applied_table,
     eventually,
     note,

@@ -8,7 +8,8 @@ from eventlog.subscribers import control
 from eventlog.subscribers.app import App
 from eventlog.subscribers.outcomes import Park
 from eventlog.subscribers.retry import Retry
-from tests.subscribers_support import Bench, BugError, Lost, Sent, StillClock, drain_with, runtime_of
+from eventlog.testing import StillClock
+from tests.subscribers_support import Bench, BugError, Lost, Sent, drain_with, runtime_of
 
 SLOWLY = Retry(attempts=3, first_seconds=3600)
 AFTER = 4

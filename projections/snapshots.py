@@ -1,0 +1,113 @@
+"""Snapshots: what a fold has come to, kept so that the next one need not begin at the first event.
+
+A snapshot is a copy and never the truth: it may be deleted at any time, all of them may. It is passed over when it is
+of another version of the fold, when it cannot be read, or when its last event is not in the stream (a log that was
+restored to an earlier point). Of two that are written at the same time the later state stays.
+"""
+
+import logging
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from eventlog.database import Transaction, connection_of
+from eventlog.errors import DeclarationError, EventLogError
+from eventlog.log import EventLog
+from eventlog.projections.fold import Folded
+from eventlog.schema.timestamps import database_now
+
+logger = logging.getLogger("eventlog.snapshots")
+
+S = TypeVar("S")
+
+
+class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
+    """When to keep a state, and as what: every so many events, as the type `state`, which msgspec can write and read.
+
+    Raise `version` whenever `evolve` or the type changes: states of before are then made anew from their events.
+    """
+
+    state: Any
+    every: int = 100
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.version < 1:
+            raise DeclarationError(f"every={self.every}, version={self.version}", remedy="give whole numbers above 0")
+        try:
+            msgspec.json.Decoder(self.state)
+        except (TypeError, ValueError) as error:
+            raise DeclarationError(
+                f"state={self.state!r} is no type that can be read from JSON: {error}", remedy="give a Struct"
+            ) from error
+
+
+class SnapshotStore(Generic[S]):
+    """The snapshots of one fold, by stream."""
+
+    def __init__(self, fold: str, declared: Snapshots) -> None:
+        self._fold = fold
+        self._declared = declared
+        self._decode = msgspec.json.Decoder(Folded[declared.state]).decode  # type: ignore[name-defined]
+
+    def read(self, log: EventLog, stream: str, *, tx: Transaction | None) -> Folded[S] | None:
+        """Read the snapshot of a stream, None where there is none that can be used. One query."""
+        table = log.database.tables.snapshots
+        question = select(table.c.state).where(
+            table.c.fold == self._fold, table.c.stream == stream, table.c.fold_version == self._declared.version
+        )
+        if tx is not None:
+            return self._decoded(connection_of(tx).execute(question).scalar(), stream)
+        with log.database.reader() as connection:
+            return self._decoded(connection.execute(question).scalar(), stream)
+
+    def is_due(self, *, kept_version: int, now: int) -> bool:
+        """Tell whether a stream has come far enough beyond its snapshot."""
+        return now - kept_version >= self._declared.every
+
+    def write(self, log: EventLog, stream: str, state: Folded[S], *, tx: Transaction | None) -> None:
+        """Keep a state. A failure is logged and goes no further: what was appended stands, with or without it."""
+        try:
+            if tx is None:
+                with log.database.transaction() as connection:
+                    self._upsert(connection, log, stream, state)
+            else:
+                connection = connection_of(tx)
+                with connection.begin_nested():
+                    self._upsert(connection, log, stream, state)
+        except (SQLAlchemyError, EventLogError, TypeError, ValueError) as error:
+            logger.warning("no snapshot of %s at version %d: %s", stream, state.version, error)
+
+    def _upsert(self, connection: Connection, log: EventLog, stream: str, state: Folded[S]) -> None:
+        table = log.database.tables.snapshots
+        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        statement = insert(table).values(
+            fold=self._fold,
+            stream=stream,
+            fold_version=self._declared.version,
+            stream_version=state.version,
+            state=msgspec.json.encode(state).decode(),
+            at=database_now(),
+        )
+        new = statement.excluded
+        later = (new.fold_version == table.c.fold_version) & (new.stream_version > table.c.stream_version)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["fold", "stream"],
+                set_={name: new[name] for name in ("fold_version", "stream_version", "state", "at")},
+                where=or_(new.fold_version > table.c.fold_version, later),
+            )
+        )
+
+    def _decoded(self, text: str | None, stream: str) -> Folded[S] | None:
+        if text is None:
+            return None
+        try:
+            found: Folded[S] = self._decode(text)
+        except msgspec.DecodeError as error:
+            logger.warning("the snapshot of %s is made anew, it cannot be read: %s", stream, error)
+            return None
+        return found
