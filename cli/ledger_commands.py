@@ -6,7 +6,7 @@ from functools import partial
 import click
 import msgspec
 
-from eventlog.cli.opening import opened_log
+from eventlog.cli.opening import opened_database
 from eventlog.cli.options import Position, shared_options
 from eventlog.cli.output import Column, counted, number, say, show, show_items, show_json, show_table, until
 from eventlog.cli.plan import ask
@@ -59,8 +59,8 @@ def failures(subscriber: str | None, states: tuple[str, ...], every: bool, limit
     """
     settings = read_settings()
     wanted = () if every else (states or OPEN_STATES)
-    with opened_log(settings) as log:
-        found = read_failures(log.database, subscriber=subscriber, states=wanted, limit=limit + 1)
+    with opened_database(settings, subscriber) as database:
+        found = read_failures(database, subscriber=subscriber, states=wanted, limit=limit + 1)
     if settings.json:
         show_items("failures", map(_as_document, found[:limit]), settings.output)
     else:
@@ -99,9 +99,9 @@ def retry(
     """
     settings = read_settings()
     _check_choice(positions, error, event_type)
-    with opened_log(settings) as log:
+    with opened_database(settings, subscriber) as database:
         done = control.retry(
-            log.database, subscriber, positions, error=error, event_type=event_type, reason=reason, dry_run=dry_run
+            database, subscriber, positions, error=error, event_type=event_type, reason=reason, dry_run=dry_run
         )
     _show_changed(done, settings, what="due now", dry_run=dry_run)
     if done.operation is not None and not settings.json:
@@ -138,9 +138,9 @@ def skip(
     """
     settings = read_settings()
     _check_choice(positions, error, event_type)
-    with opened_log(settings) as log:
+    with opened_database(settings, subscriber) as database:
         skip_them = partial(
-            control.skip, log.database, subscriber, positions, error=error, event_type=event_type, reason=reason
+            control.skip, database, subscriber, positions, error=error, event_type=event_type, reason=reason
         )
         plan = skip_them(dry_run=True)
         if dry_run:

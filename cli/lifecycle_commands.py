@@ -4,7 +4,7 @@ import click
 import msgspec
 
 from eventlog.cli.exits import Exit
-from eventlog.cli.opening import opened_log
+from eventlog.cli.opening import opened_database
 from eventlog.cli.options import shared_options
 from eventlog.cli.output import counted, number, say, show, show_json
 from eventlog.cli.plan import ask
@@ -42,9 +42,9 @@ def pause(subscriber: str, reason: str | None, timeout: float) -> int:
     def waiting(owners: tuple[str, ...]) -> None:
         say(f"Waiting for {', '.join(owners)} to let go")
 
-    with opened_log(settings) as log:
+    with opened_database(settings, subscriber) as database:
         told = None if settings.json else waiting
-        done = control.pause(log.database, subscriber, reason=reason, wait_seconds=timeout, waiting=told)
+        done = control.pause(database, subscriber, reason=reason, wait_seconds=timeout, waiting=told)
     if settings.json:
         show_json(done)
     else:
@@ -69,8 +69,8 @@ def resume(subscriber: str, reason: str | None) -> None:
       eventlog resume mail
     """
     settings = read_settings()
-    with opened_log(settings) as log:
-        done = control.resume(log.database, subscriber, reason=reason)
+    with opened_database(settings, subscriber) as database:
+        done = control.resume(database, subscriber, reason=reason)
     if settings.json:
         show_json(done)
     else:
@@ -94,13 +94,13 @@ def partitions(subscriber: str, count: int, reason: str | None, dry_run: bool, y
       eventlog partitions mail 8 --dry-run
     """
     settings = read_settings()
-    with opened_log(settings) as log:
-        done = control.repartition(log.database, subscriber, count, dry_run=True)
+    with opened_database(settings, subscriber) as database:
+        done = control.repartition(database, subscriber, count, dry_run=True)
         if not settings.json:
             _show_partitions(done, dry_run=dry_run)
         if not dry_run:
             ask(f"Give {subscriber} {counted(count, 'partition')}?", yes=yes, dry_run_offered=True)
-            done = control.repartition(log.database, subscriber, count, reason=reason)
+            done = control.repartition(database, subscriber, count, reason=reason)
     if settings.json:
         show_json({**msgspec.structs.asdict(done), "dry_run": dry_run})
     elif dry_run:
@@ -127,11 +127,11 @@ def rename(subscriber: str, new_name: str, reason: str | None, dry_run: bool, ye
       eventlog rename mail mail-v2
     """
     settings = read_settings()
-    with opened_log(settings) as log:
-        done = control.rename(log.database, subscriber, new_name, dry_run=True)
+    with opened_database(settings, subscriber) as database:
+        done = control.rename(database, subscriber, new_name, dry_run=True)
         if not dry_run:
             ask(f"Rename {subscriber} to {new_name}?", yes=yes, dry_run_offered=True)
-            done = control.rename(log.database, subscriber, new_name, reason=reason)
+            done = control.rename(database, subscriber, new_name, reason=reason)
     if settings.json:
         show_json({**msgspec.structs.asdict(done), "dry_run": dry_run})
     elif dry_run:
@@ -157,13 +157,13 @@ def remove(subscriber: str, reason: str | None, dry_run: bool, yes: bool) -> Non
       eventlog remove old-mail --reason "replaced by mail"
     """
     settings = read_settings()
-    with opened_log(settings) as log:
-        done = control.remove(log.database, subscriber, dry_run=True)
+    with opened_database(settings, subscriber) as database:
+        done = control.remove(database, subscriber, dry_run=True)
         if not settings.json:
             _show_removed(done, dry_run=dry_run)
         if not dry_run:
             ask(f"Remove {subscriber}?", yes=yes, dry_run_offered=True)
-            done = control.remove(log.database, subscriber, reason=reason)
+            done = control.remove(database, subscriber, reason=reason)
     if settings.json:
         show_json({**msgspec.structs.asdict(done), "dry_run": dry_run})
     elif dry_run:

@@ -47,6 +47,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "replay": ("replay_command:replay", "Deliver a range of the log once more to an effect."),
         "replays": ("replay_command:replays", "List the replays, and how far they are."),
         "undo": ("move_commands:undo", "Take a rewind, an advance or a seek back."),
+        "rebuild": ("rebuild_command:rebuild", "Make a projection anew from the log."),
+        "rebuilds": ("rebuild_command:rebuilds", "List the rebuilds, the latest first."),
     },
     "Event types": {
         "types": ("types_commands:types", "List the event types, their versions and counts."),

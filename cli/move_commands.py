@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import click
 import msgspec
 
-from eventlog.cli.opening import opened_log
+from eventlog.cli.opening import opened_database
 from eventlog.cli.options import Position, shared_options
 from eventlog.cli.output import moment, say, show, show_json
 from eventlog.cli.parsing import since as parse_since
@@ -99,8 +99,8 @@ def rewind(
     settings = read_settings()
     target = Target(to_start=to_start, from_position=from_position, since=since, to_failure=to_failure)
     resolver = _resolver(target, "a rewind", settings=settings)
-    with opened_log(settings) as log:
-        deed = _rewind_deed(log.database, subscriber, resolver, to_start=to_start, resend=resend, reason=reason)
+    with opened_database(settings, subscriber) as database:
+        deed = _rewind_deed(database, subscriber, resolver, to_start=to_start, resend=resend, reason=reason)
         _carry_out(deed, settings, resend=resend, dry_run=dry_run, yes=yes)
 
 
@@ -131,8 +131,8 @@ def advance(
     settings = read_settings()
     target = Target(from_position=from_position, since=since, to_end=to_end)
     resolver = _resolver(target, "an advance", settings=settings)
-    with opened_log(settings) as log:
-        deed = partial(control.advance, log.database, subscriber, resolver(log.database), reason=reason)
+    with opened_database(settings, subscriber) as database:
+        deed = partial(control.advance, database, subscriber, resolver(database), reason=reason)
         _carry_out(deed, settings, resend=True, dry_run=dry_run, yes=yes)
 
 
@@ -167,8 +167,8 @@ def seek(
     settings = read_settings()
     target = Target(to_start=to_start, from_position=from_position, since=since, to_end=to_end)
     resolver = _resolver(target, "a seek", settings=settings)
-    with opened_log(settings) as log:
-        deed = partial(control.seek, log.database, subscriber, resolver(log.database), resend=resend, reason=reason)
+    with opened_database(settings, subscriber) as database:
+        deed = partial(control.seek, database, subscriber, resolver(database), resend=resend, reason=reason)
         _carry_out(deed, settings, resend=resend, dry_run=dry_run, yes=yes)
 
 
@@ -187,14 +187,14 @@ def undo(move: str, reason: str | None, dry_run: bool, yes: bool) -> None:
       eventlog undo mail
     """
     settings = read_settings()
-    with opened_log(settings) as log:
-        operation = int(move) if move.isdecimal() else control.last_move(log.database, move)
-        undone = control.undo(log.database, operation, dry_run=True)
+    with opened_database(settings, None if move.isdecimal() else move) as database:
+        operation = int(move) if move.isdecimal() else control.last_move(database, move)
+        undone = control.undo(database, operation, dry_run=True)
         if not settings.json:
             (show if dry_run else say)(undone_line(undone))
         if not dry_run:
             ask(f"Undo operation {operation}?", yes=yes, dry_run_offered=True)
-            undone = control.undo(log.database, operation, reason=reason)
+            undone = control.undo(database, operation, reason=reason)
     if settings.json:
         show_json(_undone_document(undone, dry_run=dry_run))
     elif dry_run:

@@ -16,10 +16,12 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from eventlog.cli.settings import DEFAULT_URL, Settings
+from eventlog.database import Database
 from eventlog.errors import EventLogError, SchemaMissingError, UsageError
 from eventlog.log import EventLog
 from eventlog.schema.tables import DEFAULT_SCHEMA
 from eventlog.subscribers.app import App
+from eventlog.subscribers.registration import SHADOW_MARK, is_registered
 
 
 @contextmanager
@@ -39,6 +41,31 @@ def opened_app(settings: Settings) -> Iterator[App]:
     with database_errors(app.log):
         _check(app.log)
         yield app
+
+
+@contextmanager
+def opened_database(settings: Settings, subscriber: str | None) -> Iterator[Database]:
+    """Lend the database that a subscriber's rows are in: the log's, or if it is not there the one its app declares."""
+    with opened_log(settings) as log:
+        home = None if subscriber is None or settings.app is None else _home(settings, log, subscriber)
+        if home is None:
+            yield log.database
+            return
+        try:
+            yield home
+        finally:
+            home.engine.dispose()
+
+
+def _home(settings: Settings, log: EventLog, subscriber: str) -> Database | None:
+    name = subscriber.partition(SHADOW_MARK)[0]
+    with log.database.reader() as connection:
+        if is_registered(connection, log.database, name):
+            return None
+    app = load_app(settings)
+    _refuse_another_log(settings, app)
+    declared = app.subscribers.get(name)
+    return None if declared is None or declared.database is None else app.home_of(declared)
 
 
 def named_log(settings: Settings) -> EventLog:

@@ -31,7 +31,9 @@ class _Bar(Progress):
         self._task = task
 
     def reached(self, done: int) -> None:
-        self._bar.update(self._task, completed=done)
+        speed = self._bar.tasks[0].finished_speed or self._bar.tasks[0].speed
+        rate = "" if speed is None else f"{number(round(speed))}/s"
+        self._bar.update(self._task, completed=done, rate=rate)
 
 
 @contextmanager
@@ -47,7 +49,8 @@ def shown_progress(total: int) -> Iterator[Progress]:
         progress.BarColumn(),
         progress.TaskProgressColumn(),
         progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Bar(total, bar, bar.add_task("", total=total))
+        yield _Bar(total, bar, bar.add_task("", total=total, rate=""))

@@ -24,7 +24,7 @@ from eventlog.clock import SystemClock
 from eventlog.errors import UsageError
 from eventlog.subscribers.app import App
 from eventlog.subscribers.runtime import Runtime
-from eventlog.subscribers.worker import Drained, drain
+from eventlog.subscribers.worker import Drained
 
 logger = logging.getLogger("eventlog.worker")
 
@@ -55,7 +55,7 @@ def run(only: tuple[str, ...], drains: bool) -> None:
         if not app.chosen(only):
             raise UsageError("the app declares no subscribers", remedy="declare one: app.subscriber(...)")
         runtime = app.runtime()
-        with _signals_stop(runtime) as stopped_by:
+        with signals_stop(runtime) as stopped_by:
             done = _drain(app, only, runtime) if drains else _work(app, only, runtime)
     _show_done(done, settings, drained=drains)
     if signal.SIGINT in stopped_by:
@@ -70,8 +70,7 @@ def _drain(app: App, only: tuple[str, ...], runtime: Runtime) -> Drained:
             told.add(name)
             say(f"{name}: another worker runs it; waiting until it has come as far, or is gone")
 
-    app.register(*only)
-    return drain(runtime, app.partitions(runtime, only), waiting=waiting)
+    return app.drain(only, waiting=waiting, runtime=runtime)
 
 
 def _work(app: App, only: tuple[str, ...], runtime: Runtime) -> Drained:
@@ -103,7 +102,7 @@ def _wait_for(stop: threading.Event) -> None:
 
 
 @contextmanager
-def _signals_stop(runtime: Runtime) -> Iterator[list[int]]:
+def signals_stop(runtime: Runtime) -> Iterator[list[int]]:
     """Have SIGTERM and ^C stop the worker gently, and the second of them at once; lend the list of those that came."""
     came: list[int] = []
 

@@ -1,12 +1,13 @@
 """`status`, `subscribers`, `register`: who reads the log, and how far everybody is."""
 
 import click
+import msgspec
 
-from eventlog.cli.opening import opened_app, opened_log
+from eventlog.cli.opening import load_app, opened_app, opened_log
 from eventlog.cli.options import shared_options
 from eventlog.cli.output import Column, Format, moment, number, say, show, show_items, show_json, show_table
-from eventlog.cli.settings import read_settings
-from eventlog.database import Holder
+from eventlog.cli.settings import Settings, read_settings
+from eventlog.database import Holder, translated
 from eventlog.log import EventLog
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.registration import SubscriberRow, read_subscriber
@@ -23,7 +24,8 @@ def status() -> None:
     """Show how far everything is, and what failed.
 
     Lag counts the events between a subscriber's checkpoint and the high-water mark, below which nothing can appear any
-    more. A transaction that has appended and stays open holds that mark back, and is named.
+    more. A transaction that has appended and stays open holds that mark back, and is named. With --app, projections
+    whose rows are in another database are shown, too.
 
     \b
       eventlog status
@@ -32,6 +34,7 @@ def status() -> None:
     settings = read_settings()
     with opened_log(settings) as log:
         found = read_status(log.database)
+        found = msgspec.structs.replace(found, subscribers=(*found.subscribers, *_elsewhere(settings)))
     if settings.output is Format.JSONL:
         show_items("subscribers", found.subscribers, settings.output)
     elif settings.json:
@@ -82,7 +85,7 @@ def register(names: tuple[str, ...], drop_types: bool) -> None:
     settings = read_settings()
     with opened_app(settings) as app:
         done = {
-            one.name: register_one(app.log.database, one, consent_to_change=drop_types) for one in app.chosen(names)
+            one.name: register_one(app.home_of(one), one, consent_to_change=drop_types) for one in app.chosen(names)
         }
     if settings.json:
         show_json({"subscribers": done})
@@ -91,6 +94,18 @@ def register(names: tuple[str, ...], drop_types: bool) -> None:
         show(f"{name}: {outcome}")
     if not done:
         say("The app declares no subscribers.")
+
+
+def _elsewhere(settings: Settings) -> list[SubscriberStatus]:
+    """The subscribers whose rows are in other databases than the log's, as the app declares them."""
+    if settings.app is None:
+        return []
+    found: list[SubscriberStatus] = []
+    for home in load_app(settings).homes[1:]:
+        with translated(home):
+            found += [one for one in read_status(home).subscribers if one.log is not None]
+        home.engine.dispose()
+    return found
 
 
 def _show_status(found: Status) -> None:
@@ -115,7 +130,7 @@ def _show_status(found: Status) -> None:
 
 def _status_row(one: SubscriberStatus) -> tuple[str, ...]:
     failures = ", ".join(f"{number(one.failures[state])} {state}" for state in STATES_SHOWN if state in one.failures)
-    lag = f"{'' if one.lag_exact else '~'}{number(one.lag)}"
+    lag = "?" if one.lag is None else f"{'' if one.lag_exact else '~'}{number(one.lag)}"
     return (one.name, one.kind, one.state, number(one.checkpoint), lag, failures or "-", one.owner or "-")
 
 

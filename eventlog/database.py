@@ -66,6 +66,8 @@ class Database(Protocol):
     engine: Engine
     tables: Tables
     schema: str
+    follows: "Database | None"
+    """The database of the log, where the rows of subscribers are in this one and the events are in another."""
 
     def transaction(self) -> AbstractContextManager[Connection]:
         """Open a transaction of our own, READ COMMITTED, able to write from its first statement; commit at the end."""
@@ -240,6 +242,22 @@ def check_schema(database: Database, connection: Connection) -> None:
         f"the log {database.schema!r} {detail} in {database.engine.url.render_as_string(hide_password=True)}",
         remedy="run `eventlog init` with this database",
     )
+
+
+@contextmanager
+def events_of(database: Database, connection: Connection) -> Iterator[tuple[Database, Connection]]:
+    """Lend the database that the events are in and a connection to it: this one, or the one that it follows."""
+    if database.follows is None:
+        yield database, connection
+        return
+    with database.follows.reader() as other:
+        yield database.follows, other
+
+
+def shown(database: Database) -> str:
+    """Name a log for people: where it is, without who asks."""
+    url = database.engine.url.set(username=None, password=None, query={})
+    return f"{url.render_as_string()} {database.schema}"
 
 
 @contextmanager

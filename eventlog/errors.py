@@ -49,6 +49,12 @@ class RefusedError(UsageError):
     code = "refused"
 
 
+class RestoredLogError(RefusedError):
+    """The log no longer has the event that a checkpoint in another database stands at."""
+
+    code = "restored_log"
+
+
 class NotFoundError(EventLogError):
     """Something was named that is not there."""
 

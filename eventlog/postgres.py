@@ -28,7 +28,7 @@ from sqlalchemy.sql.expression import TableClause
 
 from eventlog import postgres_tables
 from eventlog.bell import Bell, Look
-from eventlog.database import Holder, Inserted, RecordedSince, undone_on_error
+from eventlog.database import Database, Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -109,6 +109,7 @@ class PostgresDatabase:
         self._pooler = Pooler()
         self.engine = _engine(url_or_engine, self._pooler)
         self.schema = schema
+        self.follows: Database | None = None
         self.tables = tables(dialect="postgresql", schema=schema)
         names = {"schema": schema, "events": f"{schema}.events"}
         self._insert_one = _INSERT_ONE.format(**names, locked="")

@@ -22,7 +22,7 @@ from sqlalchemy.sql.expression import TableClause
 
 from eventlog import sqlite_tables
 from eventlog.bell import Bell, Look
-from eventlog.database import Holder, Inserted, RecordedSince, undone_on_error
+from eventlog.database import Database, Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -55,6 +55,7 @@ class SqliteDatabase:
     def __init__(self, url_or_engine: str | URL | Engine, *, schema: str) -> None:
         self.engine = _engine(url_or_engine)
         self.schema = schema
+        self.follows: Database | None = None
         self.tables = tables(dialect="sqlite", schema=schema)
         self._commits = commits_of(self.engine)
         self._events = self.tables.sql_name("events")

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
-from sqlalchemy import Connection, Index, MetaData, Table
+from sqlalchemy import Connection, Engine, Index, MetaData, Table
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventlog.errors import DeclarationError, UsageError
@@ -66,6 +67,7 @@ class View(Generic[R]):
         table_schema: str | None = None,
         indexes: Sequence[str | Sequence[str]] = (),
         version: int = 1,
+        database: str | URL | Engine | None = None,
         start: str | int = "beginning",
         on_failure: str = OnFailure.HALT,
         retry: Retry | None = None,
@@ -95,6 +97,7 @@ class View(Generic[R]):
             key=KeyRule(self._ordering_key, name="row"),
             tables=(self.table,),
             version=version,
+            database=database,
             timeout_seconds=timeout_seconds,
             outage_after=outage_after,
             failures_max=failures_max,

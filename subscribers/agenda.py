@@ -40,6 +40,9 @@ SETTLED_SECONDS = 5.0
 REFUSED_SECONDS = 30.0
 """How long the code is not offered a subscriber that it may not run, unless the doorbell rings."""
 
+ELSEWHERE_SECONDS = 1.0
+"""How long a worker sleeps whose subscribers are in another database: the log's bell tells nothing of that one."""
+
 SLEEP_SECONDS_MIN = 0.005
 SLEEP_SECONDS_MAX = 3600.0
 
@@ -148,7 +151,8 @@ class Agenda:
         self.look_at_tables()
         if self._anything_to_do():
             return 0.0
-        return self._seconds_left()
+        left = self._seconds_left()
+        return min(left, ELSEWHERE_SECONDS) if self._runtime.is_elsewhere else left
 
     def _anything_to_do(self) -> bool:
         return bool(self.ready() or self.leaving() or self.replays.next() or self.rebuilds.next())

@@ -1,6 +1,7 @@
 """The application: one log, and the subscribers a service declares on it."""
 
 import asyncio
+import dataclasses
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -8,10 +9,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, Table
+from sqlalchemy import Engine, Table, make_url
 from sqlalchemy.engine import URL
 
-from eventlog.database import translated
+from eventlog.database import Database, initialise, open_database, translated
 from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
 from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
@@ -37,7 +38,7 @@ from eventlog.subscribers.registration import Registration, register
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.runtime import LEASE_SECONDS, Around, Runtime
 from eventlog.subscribers.waiting import wait_for
-from eventlog.subscribers.worker import Drained, Worker, drain
+from eventlog.subscribers.worker import Drained, Worker, Workers, all_drained, drain
 
 logger = logging.getLogger("eventlog.worker")
 
@@ -68,6 +69,7 @@ class App:
         self._subscribers: dict[str, Subscriber] = {}
         self._around: list[Around] = []
         self._handler_threads = HandlerThreads()
+        self._homes: dict[Any, Database] = {}
 
     @property
     def engine(self) -> Engine:
@@ -128,6 +130,7 @@ class App:
         *,
         tables: Sequence[Table] = (),
         version: int = 1,
+        database: str | URL | Engine | None = None,
         start: str | int = "beginning",
         on_failure: str = OnFailure.HALT,
         retry: Retry | None = None,
@@ -142,8 +145,11 @@ class App:
         """Declare a projection: a subscriber that writes a read model in this database, each event exactly once.
 
         Its handlers write through `ctx.connection`. `tables` are those it owns: made when it is registered, and emptied
-        when it is rewound to its start. `idempotent` says that its handlers may see an event again and the tables still
-        come out right, so that it may be rewound to any position. The other arguments are those of `subscriber`.
+        when it is rewound to its start. A higher `version` has them made anew beside the live ones, which serve until
+        the new ones have caught up. With `database` they are in another database than the log, and so is everything
+        that is kept of the subscriber: its checkpoint, its failures. `idempotent` says that its handlers may see an
+        event again and the tables still come out right, so that it may be rewound to any position. The other arguments
+        are those of `subscriber`.
         """
         return self.add(
             Subscriber(
@@ -157,6 +163,7 @@ class App:
                 key=key,
                 tables=tables,
                 version=version,
+                database=database,
                 idempotent=idempotent,
                 timeout_seconds=timeout_seconds,
                 outage_after=outage_after,
@@ -211,29 +218,38 @@ class App:
 
         Where they begin is fixed by this. `drain`, `worker` and `eventlog run` do it for what is not registered yet.
         For a projection that is registered at an earlier version, a rebuild beside the live one is begun, unless that
-        version has been tried before; the workers run it.
-        Raises `RefusedError` where an older release of the code runs than the one registered, and `DeclarationError`
-        where event types and upcasters do not fit together.
+        version has been tried before; the workers run it. Raises `RefusedError` where an older release of the code runs
+        than the one registered, and `DeclarationError` where event types and upcasters do not fit together.
         """
         check_declarations()
-        database = self.log.database
-        with translated(database):
-            with database.reader() as connection:
+        with translated(self.log.database):
+            with self.log.database.reader() as connection:
                 self.log.check(connection)
             return {one.name: self._register(one) for one in self.chosen(only)}
 
-    def drain(self, only: Sequence[str] = (), *, waiting: Callable[[str], None] | None = None) -> Drained:
+    def drain(
+        self,
+        only: Sequence[str] = (),
+        *,
+        waiting: Callable[[str], None] | None = None,
+        runtime: Runtime | None = None,
+    ) -> Drained:
         """Deliver up to the high-water mark at the call, in this thread, with the retries that are due.
 
         Returns what was handled and what failed, by subscriber. Retries that are not due yet are not waited for. Where
-        another worker holds a subscriber it is waited for; `waiting` is then told its name.
+        another worker holds a subscriber it is waited for; `waiting` is then told its name. A rebuild that is begun is
+        run until it is in use, or waits at a failure.
         """
         self.register(*only)
-        runtime = self.runtime()
+        around = runtime or self.runtime()
+        drained = []
         with translated(self.log.database):
-            for subscriber in self.chosen(only):
-                self._drain_rebuild(runtime, subscriber)
-            return drain(runtime, self.partitions(runtime, only), waiting=waiting)
+            for at_home, subscribers in self._by_home(around, only):
+                for subscriber in subscribers:
+                    self._drain_rebuild(at_home, subscriber)
+                partitions = self._partitions_of(at_home, subscribers)
+                drained.append(drain(at_home, partitions, waiting=waiting))
+        return all_drained(drained)
 
     def wait_for(
         self, subscriber: str | Subscriber | DeclaresSubscriber, position: int, *, timeout_seconds: float = 10.0
@@ -244,21 +260,23 @@ class App:
         subscriber has halted before it; `WaitTimeoutError` when the time is over; `UsageError` in the transaction that
         has appended the event, which nobody can see yet; `UnknownSubscriberError`.
         """
-        wait_for(self.runtime(), self._declared(subscriber), position, timeout_seconds=timeout_seconds)
+        declared = self._declared(subscriber)
+        wait_for(self._runtime_of(self.runtime(), declared), declared, position, timeout_seconds=timeout_seconds)
 
     async def wait_for_async(
         self, subscriber: str | Subscriber | DeclaresSubscriber, position: int, *, timeout_seconds: float = 10.0
     ) -> None:
         """Wait from a coroutine: `wait_for`, in a thread, which ends when the coroutine is cancelled."""
-        runtime = self.runtime()
-        wait = partial(wait_for, runtime, self._declared(subscriber), position, timeout_seconds=timeout_seconds)
+        declared = self._declared(subscriber)
+        runtime = self._runtime_of(self.runtime(), declared)
+        wait = partial(wait_for, runtime, declared, position, timeout_seconds=timeout_seconds)
         try:
             await asyncio.to_thread(wait)
         finally:
             runtime.stop.set()
 
     @contextmanager
-    def worker(self, only: Sequence[str] = ()) -> Iterator[Worker]:
+    def worker(self, only: Sequence[str] = ()) -> Iterator[Worker | Workers]:
         """Run a worker in threads of this process while the block runs; stops after the events at hand."""
         worker = self.make_worker(only)
         worker.start()
@@ -275,12 +293,34 @@ class App:
         """
         return lifespan_of(lambda: self.make_worker(only))
 
-    def make_worker(self, only: Sequence[str] = (), *, runtime: Runtime | None = None) -> Worker:
-        """Register what is not registered, and make a worker that is not running yet."""
+    def make_worker(self, only: Sequence[str] = (), *, runtime: Runtime | None = None) -> Worker | Workers:
+        """Register what is not registered, and make a worker that is not running yet.
+
+        Where subscribers are in several databases, it is one for each of these, under one stop.
+        """
         for name in self._chosen_names(only):
             self._register_or_say(name)
         around = runtime or self.runtime()
-        return Worker(around, self.partitions(around, only))
+        workers = [Worker(one, self._partitions_of(one, those)) for one, those in self._by_home(around, only)]
+        return workers[0] if len(workers) == 1 else Workers(workers)
+
+    def home_of(self, subscriber: Subscriber) -> Database:
+        """Return the database that the rows of a subscriber are in: the log's, or the one it declares."""
+        given = subscriber.database
+        if given is None:
+            return self.log.database
+        key = given if isinstance(given, Engine) else make_url(given)
+        if key not in self._homes:
+            home = open_database(given, schema=self.log.database.schema)
+            home.follows = self.log.database
+            self._homes[key] = home
+        return self._homes[key]
+
+    @property
+    def homes(self) -> list[Database]:
+        """The databases that its subscribers' rows are in, the log's first."""
+        others = [self.home_of(one) for one in self._subscribers.values() if one.database is not None]
+        return list(dict.fromkeys([self.log.database, *others]))
 
     def runtime(self) -> Runtime:
         """Make the surroundings of a new worker."""
@@ -294,23 +334,48 @@ class App:
 
     def partitions(self, runtime: Runtime, only: Sequence[str] = ()) -> list[Partition]:
         """Make the partitions a worker runs."""
-        return [Partition(runtime, one, number) for one in self.chosen(only) for number in range(one.partitions)]
+        return self._partitions_of(runtime, self.chosen(only))
 
     def chosen(self, only: Sequence[str]) -> list[Subscriber]:
         """Return the declared subscribers of these names, all of them for none. Raises `UnknownSubscriberError`."""
         return [self._subscribers[name] for name in self._chosen_names(only)]
 
     def _register(self, subscriber: Subscriber) -> Registration:
-        done = register(self.log.database, subscriber)
-        database = self.log.database
+        database = self.home_of(subscriber)
+        if database.follows is not None:
+            initialise(database)
+        done = register(database, subscriber)
         if done is Registration.OUTDATED and not was_tried(database, subscriber.name, subscriber.version):
             begin_rebuild(database, subscriber, reason=f"version {subscriber.version} is declared")
         return done
 
     def _drain_rebuild(self, runtime: Runtime, subscriber: Subscriber) -> None:
-        for rebuild in read_rebuilds(self.log.database, subscriber=subscriber.name) if subscriber.tables else ():
+        for rebuild in read_rebuilds(runtime.database, subscriber=subscriber.name) if subscriber.tables else ():
             if rebuild.state is RebuildState.RUNNING and rebuild.version == subscriber.version:
                 run_rebuild(runtime, subscriber, rebuild)
+
+    def _by_home(self, runtime: Runtime, only: Sequence[str]) -> list[tuple[Runtime, list[Subscriber]]]:
+        """The chosen subscribers by the database that their rows are in, each with its surroundings."""
+        found: dict[int, tuple[Runtime, list[Subscriber]]] = {}
+        for subscriber in self.chosen(only):
+            key = id(self.home_of(subscriber))
+            if key not in found:
+                found[key] = (self._runtime_of(runtime, subscriber), [])
+            found[key][1].append(subscriber)
+        return list(found.values()) or [(runtime, [])]
+
+    def runtime_for(self, subscriber: Subscriber) -> Runtime:
+        """Make the surroundings of a worker for one subscriber, wherever its rows are."""
+        return self._runtime_of(self.runtime(), subscriber)
+
+    def _runtime_of(self, runtime: Runtime, subscriber: Subscriber) -> Runtime:
+        home = self.home_of(subscriber)
+        if home.follows is None:
+            return runtime
+        return dataclasses.replace(runtime, home=home, feed=Feed(self.log, only_to_events=True))
+
+    def _partitions_of(self, runtime: Runtime, subscribers: Sequence[Subscriber]) -> list[Partition]:
+        return [Partition(runtime, one, number) for one in subscribers for number in range(one.partitions)]
 
     def _declared(self, subscriber: str | Subscriber | DeclaresSubscriber) -> Subscriber:
         if isinstance(subscriber, str):

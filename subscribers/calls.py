@@ -122,6 +122,7 @@ class Caller:
             epoch=call.epoch,
             connection=call.connection,
             log=self._runtime.log,
+            database=self._runtime.database,
             stop=self._runtime.stop,
             key_name=self.key_name,
             key_suffix=call.key_suffix,

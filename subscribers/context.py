@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from eventlog.database import Database
 from eventlog.errors import UsageError
 from eventlog.events import Recorded, caused_by
 from eventlog.log import EventLog
@@ -26,6 +27,7 @@ class Context:
 
     __slots__ = (
         "_connection",
+        "_database",
         "_key_name",
         "_key_suffix",
         "_log",
@@ -49,6 +51,7 @@ class Context:
         connection: Connection | None,
         log: EventLog,
         stop: threading.Event,
+        database: Database | None = None,
         key_name: str | None = None,
         key_suffix: str = "",
         replay: int | None = None,
@@ -61,6 +64,7 @@ class Context:
         self.replay = replay
         self._connection = connection
         self._log = log
+        self._database = database or log.database
         self._stop = stop
         self._key_name = key_name or subscriber
         self._key_suffix = key_suffix
@@ -115,6 +119,11 @@ class Context:
         In transactional delivery they commit together with the checkpoint, else in a transaction of their own. A
         handler of lists names the event that is the cause. Raises what `EventLog.append` raises, and `UsageError`.
         """
+        if self._database.follows is not None:
+            raise UsageError(
+                f"{self.subscriber!r} writes to another database than the log's: an append would not commit with it",
+                remedy="append from a subscriber whose rows are beside the log",
+            )
         cause = cause or self._only_event("cause=event")
         return self._log.append(
             *events,
@@ -135,7 +144,7 @@ class Context:
         `UsageError` for what is no key.
         """
         return Once(
-            self._log.database,
+            self._database,
             subscriber=self.subscriber,
             key=key,
             position=self.event.position,

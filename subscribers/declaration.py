@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
-from sqlalchemy import Dialect, Table
+from sqlalchemy import Dialect, Engine, Table
+from sqlalchemy.engine import URL
 
 from eventlog.errors import DeclarationError
 from eventlog.subscribers.keys import KeyFunction, KeyRule
@@ -108,6 +109,7 @@ class Subscriber:
         key: KeyFunction | KeyRule | str | None = None,
         tables: Sequence[Table] = (),
         version: int = 1,
+        database: str | URL | Engine | None = None,
         idempotent: bool = False,
         concurrency: int = 1,
         timeout_seconds: float | None = None,
@@ -124,6 +126,7 @@ class Subscriber:
         self.partitions = _within("partitions", partitions, most=PARTITIONS_MAX)
         self.key = key if isinstance(key, KeyRule) else KeyRule(key)
         self.tables = tuple(tables)
+        self.database = self._check_database(database)
         self.renamed_tables: TableNames = {}
         self._shapes: dict[str, str | None] = {}
         self.version = _within("version", version, most=VERSION_MAX)
@@ -167,6 +170,14 @@ class Subscriber:
             )
         self.routes.add(handler)
         return function
+
+    def _check_database(self, database: str | URL | Engine | None) -> str | URL | Engine | None:
+        if database is not None and self.kind is not Kind.PROJECTION:
+            raise DeclarationError(
+                f"{self.name!r} is an effect, and says database=: its rows are beside the log",
+                remedy="only a projection may live in another database, with its tables",
+            )
+        return database
 
     def _check_concurrency(self) -> None:
         if self.concurrency == 1:

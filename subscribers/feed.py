@@ -65,10 +65,14 @@ class Page:
 
 
 class Feed:
-    """The log as the subscribers of one worker read it. Safe to share between its threads."""
+    """The log as the subscribers of one worker read it. Safe to share between its threads.
 
-    def __init__(self, log: EventLog) -> None:
+    With `only_to_events` a page reaches to its last event and never beyond: for those who keep that event's id.
+    """
+
+    def __init__(self, log: EventLog, *, only_to_events: bool = False) -> None:
         self._log = log
+        self._only_to_events = only_to_events
         self._lock = threading.Lock()
         self._mark = 0
         self._head = 0
@@ -114,7 +118,23 @@ class Feed:
         if page.scanned_through <= end:
             return page
         within = [item for item in page.items if item.position <= end]
-        return Page(after=page.after, items=within, scanned_through=max(after, end))
+        return Page(after=page.after, items=within, scanned_through=self._reach(within, after, max(after, end)))
+
+    def id_at(self, position: int) -> str | None:
+        """Return the id of the event at a position, from the pages read or from the log; None where there is none."""
+        with self._lock:
+            for page in self._pages.values():
+                if page.after < position <= page.scanned_through:
+                    found = next((item.stored for item in page.items if item.position == position), None)
+                    return None if found is None else str(found.id)
+        with self._log.database.reader() as connection:
+            stored = self._log.database.event_at(connection, position)
+        return None if stored is None else str(stored.id)
+
+    def _reach(self, items: list[FeedItem], after: int, through: int) -> int:
+        if not self._only_to_events:
+            return through
+        return items[-1].position if items else after
 
     def forget(self) -> None:
         """Drop what was read: the connection it came from is gone."""
@@ -138,8 +158,9 @@ class Feed:
         query = PageQuery(after=after, until=mark, limit=PAGE_EVENTS)
         with self._log.database.reader() as connection:
             rows = self._log.database.page(connection, query) if after < mark else []
-        through = rows[-1].position if len(rows) == PAGE_EVENTS else max(after, mark)
-        page = Page(after=after, items=[FeedItem(row) for row in rows], scanned_through=through)
+        items = [FeedItem(row) for row in rows]
+        through = rows[-1].position if len(rows) == PAGE_EVENTS else self._reach(items, after, max(after, mark))
+        page = Page(after=after, items=items, scanned_through=through)
         if rows:
             self._pages[after] = page
             if len(self._pages) > PAGES_KEPT:

@@ -13,6 +13,7 @@ was lost would else be applied twice.
 """
 
 import threading
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -21,7 +22,7 @@ from sqlalchemy import ColumnElement, Connection, literal, or_, select, update
 from eventlog.bell import ring
 from eventlog.clock import Clock
 from eventlog.database import Database
-from eventlog.errors import LeaseLostError
+from eventlog.errors import LeaseLostError, RestoredLogError
 from eventlog.schema.timestamps import database_now, seconds_from_now
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.registration import RowLock, check_contract, read_subscriber
@@ -52,9 +53,18 @@ class Lease:
     """The right to move one partition's checkpoint, as its owner knows it. Shared with the heartbeat's thread."""
 
     def __init__(
-        self, *, database: Database, subscriber: str, partition: int, owner: str, seconds: float, clock: Clock
+        self,
+        *,
+        database: Database,
+        subscriber: str,
+        partition: int,
+        owner: str,
+        seconds: float,
+        clock: Clock,
+        id_at: Callable[[int], str | None] | None = None,
     ) -> None:
         self.database = database
+        self._id_at = id_at
         self.subscriber = subscriber
         self.partition = partition
         self.owner = owner
@@ -75,7 +85,8 @@ class Lease:
         """Take the lease if it is free or has expired (T1); None while it belongs to somebody else, or is paused.
 
         One that we have lost sight of (a transaction whose outcome is not known) may be taken again at once.
-        Raises `UnknownSubscriberError`, and `RefusedError` when the code's contract is not the registered one.
+        Raises `UnknownSubscriberError`, `RefusedError` when the code's contract is not the registered one, and
+        `RestoredLogError`.
         """
         began = self._clock.monotonic()
         with self.database.transaction() as connection:
@@ -108,6 +119,7 @@ class Lease:
                 in_hand=progress.in_hand,
                 handled_through=progress.handled_through,
                 expires_at=seconds_from_now(literal(self.seconds)),
+                **self._event_at(progress.position),
             )
         )
         if moved.rowcount != 1:
@@ -150,7 +162,7 @@ class Lease:
             connection.execute(
                 update(table)
                 .where(*self._ours(self.epoch), table.c.position == position)
-                .values(owner=None, expires_at=None, position=to, in_hand=to)
+                .values(owner=None, expires_at=None, position=to, in_hand=to, **self._event_at(to))
             )
             ring(connection, self.database.tables)
 
@@ -166,6 +178,7 @@ class Lease:
         row = connection.execute(select(table).where(mine, free).with_for_update()).one_or_none()
         if row is None:
             return None
+        self._check_log(row.position, row.event_id)
         epoch = self.database.next_epoch(connection)
         connection.execute(
             update(table)
@@ -181,6 +194,28 @@ class Lease:
             outage_since=row.outage_since,
             key_name=key_name,
         )
+
+    def _event_at(self, position: int) -> dict[str, str | None]:
+        """In another database than the log's, a checkpoint keeps the id of the event that it stands at."""
+        if self._id_at is None or position == self.progress.position:
+            return {}
+        return {"event_id": self._id_at(position)}
+
+    def _check_log(self, position: int, event_id: str | None) -> None:
+        """Raise `RestoredLogError` unless the log still has the event that a checkpoint elsewhere stands at."""
+        log = self.database.follows
+        if log is None:
+            return
+        with log.reader() as connection:
+            head = log.head(connection)
+            stored = log.event_at(connection, position) if event_id is not None else None
+        if head < position or (event_id is not None and (stored is None or str(stored.id) != event_id)):
+            raise RestoredLogError(
+                f"{self.subscriber}: the log was restored to an earlier point, or is another one: its checkpoint is at"
+                f" event {position:,} ({event_id}), and the log's head is at {head:,}",
+                remedy=f"make it anew: `eventlog rewind {self.subscriber} --to-start --app module:app`, then"
+                f" `eventlog resume {self.subscriber} --app module:app`",
+            )
 
     def _ours(self, epoch: int) -> tuple[ColumnElement[bool], ...]:
         """The row as it is while the lease of this epoch is ours."""

@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from eventlog.subscribers.worker import Worker
+from eventlog.subscribers.worker import Worker, Workers
 
 Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
 
 
-def lifespan_of(make_worker: Callable[[], Worker]) -> Lifespan:
+def lifespan_of(make_worker: Callable[[], Worker | Workers]) -> Lifespan:
     """Make the lifespan of an application: a worker is made and started at its startup, and stopped at its shutdown."""
 
     @asynccontextmanager

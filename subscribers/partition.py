@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
 
-from eventlog.errors import LeaseLostError, NotFoundError, RefusedError
+from eventlog.errors import LeaseLostError, NotFoundError, RefusedError, RestoredLogError
 from eventlog.subscribers.calls import Caller
+from eventlog.subscribers.control.lifecycle import stand_still
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.delivery import Delivery
@@ -54,6 +55,7 @@ class Partition:
             owner=runtime.owner,
             seconds=runtime.lease_seconds,
             clock=runtime.clock,
+            id_at=runtime.feed.id_at if runtime.is_elsewhere else None,
         )
         self._runtime = runtime
         self._held_back = HeldBack(runtime.database.tables, subscriber=subscriber.name, partition=number)
@@ -150,6 +152,8 @@ class Partition:
         except (RefusedError, NotFoundError) as error:
             self.refusal = error
             self._say_once(str(error))
+            if isinstance(error, RestoredLogError):
+                stand_still(self._runtime.database, self.subscriber.name, reason=str(error))
             return False
         self.refusal = None
         if taken is None:

@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from eventlog.database import Database
+from eventlog.database import Database, events_of, shown
 from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
 from eventlog.subscribers.declaration import Declaration, Subscriber, decode_declaration
 from eventlog.subscribers.operations import Operation, record
@@ -35,6 +35,8 @@ class SubscriberRow(msgspec.Struct, frozen=True, kw_only=True):
     first_name: str | None
     version: int = 1
     shape: str | None = None
+    log: str | None = None
+    """Which log it follows, where that is in another database."""
 
     @property
     def is_shadow(self) -> bool:
@@ -90,12 +92,19 @@ def read_subscriber(
     return found
 
 
+def is_registered(connection: Connection, database: Database, name: str) -> bool:
+    """Tell whether a subscriber of this name is registered."""
+    return _find(connection, database, name, lock=RowLock.NONE) is not None
+
+
 def unknown(connection: Connection, database: Database, name: str) -> UnknownSubscriberError:
     """Make the error for a name that is not registered, with the names that are."""
     names = list(connection.scalars(select(database.tables.subscribers.c.name).order_by("name").limit(50)))
     registered = f"registered are: {', '.join(names)}" if names else "none is registered yet"
     return UnknownSubscriberError(
-        f"no subscriber {name!r} is registered", remedy=f"{registered}; `eventlog register --app module:app` adds yours"
+        f"no subscriber {name!r} is registered",
+        remedy=f"{registered}; `eventlog register --app module:app` adds yours; with --app one is found whose rows are"
+        " in another database",
     )
 
 
@@ -213,6 +222,7 @@ def _find(connection: Connection, database: Database, name: str, *, lock: RowLoc
         first_name=row.first_name,
         version=row.version or 1,
         shape=row.shape,
+        log=row.log,
     )
 
 
@@ -228,6 +238,7 @@ def insert_subscriber(connection: Connection, database: Database, subscriber: Su
             declaration=subscriber.declaration.encode(),
             version=subscriber.version,
             shape=subscriber.shape(database.engine.dialect),
+            log=None if database.follows is None else shown(database.follows),
         )
     )
     for partition in range(subscriber.partitions):
@@ -253,7 +264,8 @@ def _start_position(connection: Connection, database: Database, subscriber: Subs
     """`now` is the high-water mark and not the head, which passes what is still on its way."""
     if subscriber.start == "beginning":
         return 0
-    mark = database.high_water_mark(connection)
+    with events_of(database, connection) as (log, events):
+        mark = log.high_water_mark(events)
     if subscriber.start == "now":
         return mark
     assert isinstance(subscriber.start, int)
@@ -311,6 +323,17 @@ def _bring_up_shape(connection: Connection, database: Database, subscriber: Subs
         raise _other_shape(row, declared)
     table = database.tables.subscribers
     connection.execute(update(table).where(table.c.name == row.name).values(shape=declared, version=row.version))
+
+
+def redeclare(connection: Connection, database: Database, row: SubscriberRow, subscriber: Subscriber) -> None:
+    """Take over what code declares of a projection whose tables have been made anew. Raises `RefusedError`."""
+    code = subscriber.declaration
+    if code.partitions != row.declaration.partitions or subscriber.version < row.version:
+        check_contract(row, subscriber, database)
+    table = database.tables.subscribers
+    shape = subscriber.shape(database.engine.dialect)
+    declared = update(table).where(table.c.name == row.name)
+    connection.execute(declared.values(declaration=code.encode(), version=subscriber.version, shape=shape))
 
 
 def _refuse_apart(connection: Connection, database: Database, row: SubscriberRow, code: Declaration) -> None:

@@ -242,7 +242,8 @@ class Retrying:
             self._settling.held_back.refresh_keys(connection, [entry.key], above=above)
 
     def _item(self, entry: Entry) -> FeedItem:
-        with self._runtime.database.reader() as connection:
-            stored = self._runtime.database.event_at(connection, entry.position)
+        log = self._runtime.log.database
+        with log.reader() as connection:
+            stored = log.event_at(connection, entry.position)
         assert stored is not None, f"the ledger points at event {entry.position}, which is not in the log"
         return FeedItem(stored)

@@ -30,11 +30,13 @@ def new_owner() -> str:
 class Runtime:
     """One worker's surroundings. `draw` gives the random numbers of the back-off, from 0 to 1.
 
-    `handler_threads` belong to the application and outlive the worker.
+    `handler_threads` belong to the application and outlive the worker. `home` is the database of the subscribers' rows,
+    where that is not the log's.
     """
 
     log: EventLog
     feed: Feed
+    home: Database | None = None
     owner: str = field(default_factory=new_owner)
     lease_seconds: float = LEASE_SECONDS
     clock: Clock = field(default_factory=SystemClock)
@@ -49,4 +51,10 @@ class Runtime:
 
     @property
     def database(self) -> Database:
-        return self.log.database
+        """Where the subscribers' rows are: with the log, or elsewhere."""
+        return self.home or self.log.database
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the subscribers' rows are in another database than the log."""
+        return self.home is not None

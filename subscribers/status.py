@@ -5,7 +5,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection, Row, and_, case, func, literal_column, select
 
-from eventlog.database import Database, Holder, translated
+from eventlog.database import Database, Holder, events_of, translated
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.declaration import OnFailure, decode_declaration
 from eventlog.subscribers.ledger import Entry, EntryState, entry_from
@@ -17,19 +17,22 @@ LAG_EXACT_MAX = 10_000
 class SubscriberStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One subscriber: `state` is running, paused, halted (at a failure) or outage (a handler fails at everything, and
     is tried now and then); `lag` counts events, exactly if `lag_exact`. `owner` is one of the workers that run it.
+    `log` names the log it follows where that is in another database; asked there, its lag is not known, and None.
     """
 
     name: str
     kind: str
     state: str
     checkpoint: int
-    lag: int
+    lag: int | None
     lag_exact: bool
     failures: dict[str, int]
     owner: str | None
     partitions: int
     outage_handler: str | None
     outage_since: datetime | None
+    log: str | None = None
+    state_reason: str | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,12 +47,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 def read_status(database: Database) -> Status:
     """Read how everything stands. Four queries, and one per subscriber that lags."""
     with translated(database), database.reader() as connection:
-        head = database.head(connection)
-        mark = database.high_water_mark(connection)
-        holders = tuple(database.held_back_by(connection)) if mark < head else ()
-        counts = failure_counts(connection, database)
-        rows = connection.execute(_subscribers(database)).all()
-        subscribers = tuple(_subscriber(connection, database, row, mark, counts.get(row.name, {})) for row in rows)
+        with events_of(database, connection) as (log, there):
+            head = log.head(there)
+            mark = log.high_water_mark(there)
+            holders = tuple(log.held_back_by(there)) if mark < head else ()
+            counts = failure_counts(connection, database)
+            rows = connection.execute(_subscribers(database)).all()
+            lags = {row.name: _lag_of(there, log, row, mark, database=database) for row in rows}
+        subscribers = tuple(_subscriber(row, lags[row.name], counts.get(row.name, {})) for row in rows)
     return Status(head=head, high_water_mark=mark, held_back_by=holders, subscribers=subscribers)
 
 
@@ -105,6 +110,8 @@ def _subscribers(database: Database):  # type: ignore[no-untyped-def]  # a Selec
             subscribers.c.kind,
             subscribers.c.state,
             subscribers.c.declaration,
+            subscribers.c.log,
+            subscribers.c.state_reason,
             func.min(checkpoints.c.position).label("checkpoint"),
             func.max(case((owned, checkpoints.c.owner))).label("owner"),
             func.sum(parked_ahead).label("parked_ahead"),
@@ -113,7 +120,14 @@ def _subscribers(database: Database):  # type: ignore[no-untyped-def]  # a Selec
             func.min(checkpoints.c.outage_since).label("outage_since"),
         )
         .join(checkpoints, checkpoints.c.subscriber == subscribers.c.name)
-        .group_by(subscribers.c.name, subscribers.c.kind, subscribers.c.state, subscribers.c.declaration)
+        .group_by(
+            subscribers.c.name,
+            subscribers.c.kind,
+            subscribers.c.state,
+            subscribers.c.declaration,
+            subscribers.c.log,
+            subscribers.c.state_reason,
+        )
         .order_by(subscribers.c.name)
     )
 
@@ -131,13 +145,9 @@ def failure_counts(connection: Connection, database: Database) -> dict[str, dict
 
 
 def _subscriber(
-    connection: Connection,
-    database: Database,
-    row: "Row[tuple[object, ...]]",
-    mark: int,
-    failures: dict[str, int],
+    row: "Row[tuple[object, ...]]", lag_and_exact: tuple[int | None, bool], failures: dict[str, int]
 ) -> SubscriberStatus:
-    lag, exact = _lag(connection, database, row.checkpoint, mark)
+    lag, exact = lag_and_exact
     halts = decode_declaration(row.declaration).on_failure is OnFailure.HALT
     state = row.state
     if state == "running" and halts and row.parked_ahead > 0:
@@ -156,7 +166,17 @@ def _subscriber(
         partitions=row.partitions,
         outage_handler=row.outage_handler,
         outage_since=row.outage_since,
+        log=row.log,
+        state_reason=row.state_reason,
     )
+
+
+def _lag_of(
+    there: Connection, log: Database, row: "Row[tuple[object, ...]]", mark: int, *, database: Database
+) -> tuple[int | None, bool]:
+    if row.log is not None and database.follows is None:
+        return None, False
+    return _lag(there, log, row.checkpoint, mark)
 
 
 def _lag(connection: Connection, database: Database, checkpoint: int, mark: int) -> tuple[int, bool]:

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import msgspec
 from sqlalchemy import and_, func, or_, select
@@ -81,6 +81,15 @@ def drain(
     )
 
 
+def all_drained(drained: Sequence[Drained]) -> Drained:
+    """Sum up what several drains did."""
+    return Drained(
+        handled=sum(one.handled for one in drained),
+        failed=sum(one.failed for one in drained),
+        subscribers={name: counts for one in drained for name, counts in one.subscribers.items()},
+    )
+
+
 class Worker:
     """Runs partitions until stopped. `run` blocks; `start` and `stop` run it in a thread of its own."""
 
@@ -106,6 +115,11 @@ class Worker:
             self._thread.join()
         if self._error is not None:
             raise self._error
+
+    def wait(self) -> None:
+        """Wait until the thread that `start` has begun ends."""
+        if self._thread is not None:
+            self._thread.join()
 
     def run(self) -> None:
         """Run until the runtime's stop is set; then finish the events at hand and release the leases.
@@ -172,6 +186,36 @@ class Worker:
                 release()
             except (DBAPIError, DatabaseError):
                 logger.warning("a lease could not be released, it expires by itself")
+
+
+class Workers:
+    """Several workers as one, for subscribers in several databases. They share one stop."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = workers
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        return {name: count for worker in self._workers for name, count in worker.counts.items()}
+
+    def start(self) -> None:
+        """Run all of them in threads until `stop`."""
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self) -> None:
+        """Stop all of them, and raise what ended one of them before, if anything did."""
+        with ExitStack() as stack:
+            for worker in self._workers:
+                stack.callback(worker.stop)
+
+    def run(self) -> None:
+        """Run all of them until the runtime's stop is set, or one of them ends."""
+        self.start()
+        try:
+            self._workers[0].wait()
+        finally:
+            self.stop()
 
 
 class _Loop:

@@ -26,6 +26,8 @@ def test_status_has_the_keys_that_are_promised(shop: Shop) -> None:
         "partitions": 1,
         "outage_handler": None,
         "outage_since": None,
+        "log": None,
+        "state_reason": None,
     }
 
 

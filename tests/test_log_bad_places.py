@@ -157,7 +157,7 @@ def test_a_connection_that_was_cut_is_reported_and_the_next_call_works(postgres_
         with log.engine.connect() as connection, log.engine.begin() as other:
             other.execute(text("select pg_terminate_backend(:pid)"), {"pid": backend(connection)})
             wait_until(lambda: gone(other, connection), what="the connection to be gone")
-            with pytest.raises(DatabaseUnreachableError, match=r"terminat|closed|lost") as refused:
+            with pytest.raises(DatabaseUnreachableError, match=r"terminat|closed|lost|reset|broken") as refused:
                 log.append(note("first"), tx=connection)
 
         assert refused.value.remedy

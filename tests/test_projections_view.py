@@ -24,21 +24,21 @@ from eventlog.subscribers.retry import Retry
 from tests.subscribers_support import Bench, BugError, Lost, Sent
 
 
-@event("parcel.weighed", stream="parcel-{number}")
+@event("pallet.weighed", stream="pallet-{number}")
 class Weighed(msgspec.Struct, frozen=True):
     number: int
     city: str
     kilos: Decimal
 
 
-@event("parcel.moved", stream="parcel-{number}")
+@event("pallet.moved", stream="pallet-{number}")
 class Moved(msgspec.Struct, frozen=True):
     number: int
     origin: str
     city: str
 
 
-@event("city.closed", stream="city-{city}")
+@event("town.closed", stream="city-{city}")
 class Closed(msgspec.Struct, frozen=True):
     city: str
 
@@ -172,7 +172,7 @@ def test_a_failing_function_is_called_again_for_its_event_alone_and_not_for_the_
 def test_an_event_that_cannot_be_decoded_is_found_among_others(bench: Bench) -> None:
     view = cities(retry=Retry(attempts=1))
     bench.log.append(Weighed(1, "Rom", Decimal(1)))
-    bench.log.append(Event({"number": 2, "city": 7}, "parcel.weighed", "parcel-2"))
+    bench.log.append(Event({"number": 2, "city": 7}, "pallet.weighed", "pallet-2"))
     bench.log.append(Weighed(3, "Rom", Decimal(1)))
     app_with(bench, view).drain()
 
@@ -392,5 +392,5 @@ def stored(bench: Bench, view: View[Any]) -> list[tuple[Any, ...]]:
 
 
 def type_of(one: Any) -> str:
-    names: dict[Any, str] = {Weighed: "parcel.weighed", Moved: "parcel.moved", Closed: "city.closed"}
+    names: dict[Any, str] = {Weighed: "pallet.weighed", Moved: "pallet.moved", Closed: "town.closed"}
     return names[type(one)]

@@ -118,7 +118,9 @@ class Reader:
 @pytest.mark.parametrize("revision", OLDER)
 def test_an_upgrade_under_traffic_loses_nothing_and_nobody_fails(empty_database_url: str, revision: str) -> None:
     """Writers and a reader of the release before go on throughout: every event is read once, in order."""
-    with engine_of(empty_database_url) as engine:
+    # Whoever writes to a SQLite file waits for the others, here longer than its five seconds: there is much to wait for.
+    patience = {"connect_args": {"timeout": 60}} if empty_database_url.startswith("sqlite") else {}
+    with engine_of(empty_database_url, **patience) as engine:
         upgrade(engine, until=revision)
         upgraded, written = threading.Event(), threading.Event()
         writers = [Writer(engine, f"writer-{number}", upgraded=upgraded) for number in range(WRITERS)]

@@ -31,7 +31,13 @@ def place(connection: Connection, database: Database, name: str, places: Sequenc
     """Set checkpoints, draw new epochs, and let the leases go: a worker in the middle of something fails its fence."""
     table = database.tables.checkpoints
     for one in places:
-        values: dict[str, Any] = {"position": one.position, "in_hand": one.position, "owner": None, "expires_at": None}
+        values: dict[str, Any] = {
+            "position": one.position,
+            "in_hand": one.position,
+            "event_id": None,
+            "owner": None,
+            "expires_at": None,
+        }
         if one.handled_through is not None:
             values["handled_through"] = one.handled_through
         connection.execute(
@@ -54,6 +60,15 @@ def refuse_while_owned(rows: Sequence[Row[Any]], row: SubscriberRow, deed: str) 
         raise RefusedError(
             f"{row.name} cannot be {deed} while it is run by {', '.join(owners)}",
             remedy="stop the workers that declare it, or wait until their leases have run out",
+        )
+
+
+def refuse_without_log(row: SubscriberRow, database: Database) -> None:
+    """Raise `RefusedError` where a subscriber's rows are here, its log is elsewhere, and nobody has said where."""
+    if row.log is not None and database.follows is None:
+        raise RefusedError(
+            f"{row.name} follows the log {row.log}, which is not known here",
+            remedy="say --app module:app: the app knows both databases",
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, case, func, or_, select
 
-from eventlog.database import Database, translated
+from eventlog.database import Database, events_of, translated
 from eventlog.errors import NotFoundError, RefusedError
 from eventlog.patterns import check_pattern, covers
 from eventlog.schema.tables import OPEN_STATES
@@ -189,7 +189,7 @@ def _first_of_key(connection: Connection, failures: Table, entry: Entry) -> int:
 
 
 def _matching(connection: Connection, database: Database, chosen: Chosen) -> list[ColumnElement[bool]]:
-    failures, events = database.tables.failures, database.tables.events
+    failures = database.tables.failures
     wanted: list[ColumnElement[bool]] = []
     if chosen.error is not None:
         wanted.append(
@@ -200,12 +200,26 @@ def _matching(connection: Connection, database: Database, chosen: Chosen) -> lis
             )
         )
     if chosen.event_type is not None:
+        wanted.append(_of_type(connection, database, chosen.event_type))
+    return wanted
+
+
+def _of_type(connection: Connection, database: Database, pattern: str) -> ColumnElement[bool]:
+    """Entries, open ones, of events of a type. Where the events are elsewhere, of the first so many of them."""
+    failures = database.tables.failures
+    if database.follows is None:
+        events = database.tables.events
         failed = select(events.c.type).join(failures, failures.c.position == events.c.position).distinct()
         types = connection.scalars(failed.where(failures.c.state.in_(OPEN_STATES))).all()
-        covered = [one for one in types if covers(chosen.event_type, one)]
-        of_type = select(events.c.position).where(events.c.position == failures.c.position, events.c.type.in_(covered))
-        wanted.append(of_type.exists())
-    return wanted
+        covered = [one for one in types if covers(pattern, one)]
+        here = select(events.c.position).where(events.c.position == failures.c.position, events.c.type.in_(covered))
+        return here.exists()
+    still_open = select(failures.c.position).where(failures.c.state.in_(OPEN_STATES)).distinct()
+    positions = connection.scalars(still_open.order_by(failures.c.position).limit(ENTRIES_MAX)).all()
+    with events_of(database, connection) as (log, there):
+        events = log.tables.events
+        rows = there.execute(select(events.c.position, events.c.type).where(events.c.position.in_(positions)))
+        return failures.c.position.in_([row.position for row in rows if covers(pattern, row.type)])
 
 
 def _retriable(failures: Table, *, blocked_too: bool) -> ColumnElement[bool]:

@@ -95,6 +95,11 @@ def resume(database: Database, name: str, *, reason: str | None = None) -> Pause
     return Paused(subscriber=name, changed=changed, operation=operation)
 
 
+def stand_still(database: Database, name: str, *, reason: str) -> None:
+    """Pause a subscriber that cannot go on, without waiting for anybody: `status` then tells why."""
+    _set_state(database, name, PAUSED, action="pause", undo="resume", reason=reason)
+
+
 def remove(database: Database, name: str, *, reason: str | None = None, dry_run: bool = False) -> Removed:
     """Forget a subscriber: its checkpoints, its ledger, its receipts. Its operations and attempts stay as history.
 

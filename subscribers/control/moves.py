@@ -11,13 +11,19 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, case, func, select, update
+from sqlalchemy import Connection, Row, Select, and_, case, func, select, update
 
-from eventlog.database import Database, translated
+from eventlog.database import Database, events_of, translated
 from eventlog.errors import RefusedError
 from eventlog.patterns import covers
 from eventlog.schema.tables import OPEN_STATES
-from eventlog.subscribers.control.checkpoints import Placed, lock_checkpoints, place, refuse_while_replayed
+from eventlog.subscribers.control.checkpoints import (
+    Placed,
+    lock_checkpoints,
+    place,
+    refuse_while_replayed,
+    refuse_without_log,
+)
 from eventlog.subscribers.declaration import Kind
 from eventlog.subscribers.ledger import EntryState, supersede_above
 from eventlog.subscribers.operations import Operation, record, undo_command
@@ -132,15 +138,16 @@ def after_position(position: int) -> Resolve:
 
 def high_water_mark(database: Database) -> Resolve:
     """Resolve to now: the high-water mark, and not the head, which passes what is still on its way."""
-    return lambda connection, _row: database.high_water_mark(connection)
+    return lambda connection, _row: _mark(connection, database)
 
 
 def since(database: Database, moment: datetime) -> Resolve:
     """Resolve to just before the first event recorded at or after a moment, on the database's clock."""
 
     def resolve(connection: Connection, _row: SubscriberRow) -> int:
-        events = database.tables.events
-        first = connection.scalar(select(func.min(events.c.position)).where(events.c.recorded_at >= moment))
+        with events_of(database, connection) as (log, there):
+            events = log.tables.events
+            first = there.scalar(select(func.min(events.c.position)).where(events.c.recorded_at >= moment))
         if first is None:
             raise RefusedError(
                 f"nothing has been recorded since {moment.isoformat()}",
@@ -168,12 +175,17 @@ def to_failure(database: Database) -> Resolve:
     return resolve
 
 
+def _mark(connection: Connection, database: Database) -> int:
+    with events_of(database, connection) as (log, events):
+        return log.high_water_mark(events)
+
+
 def plan(connection: Connection, database: Database, row: SubscriberRow, to: int, action: Action) -> Move:
     """Tell what a move would do. Under the lock of the subscriber's row it stays true until the transaction ends."""
     rows = lock_checkpoints(connection, database, row.name)
     to = max(to, 0)
     if action in (Action.ADVANCE, Action.SEEK):
-        to = min(to, database.high_water_mark(connection))
+        to = min(to, _mark(connection, database))
     moves = tuple(_of_partition(one, to, action) for one in rows)
     if all(one.to_position == one.from_position for one in moves):
         raise _no_way(row, rows, to, action)
@@ -244,6 +256,7 @@ def _move(
 ) -> Move:
     with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
+        refuse_without_log(row, database)
         move = plan(connection, database, row, resolve(connection, row), action)
         if dry_run:
             return move
@@ -285,19 +298,14 @@ def _counted(
     moves: tuple[PartitionMove, ...],
     action: Action,
 ) -> Move:
-    events = database.tables.events
     low = min(min(one.from_position, one.to_position) for one in moves)
     high = max(max(one.from_position, one.to_position) for one in moves)
-    handed = func.sum(case((events.c.position <= handled_through, 1), else_=0))
-    counts = connection.execute(
-        select(events.c.type, func.count(), handed, func.min(events.c.recorded_at), func.max(events.c.recorded_at))
-        .where(and_(events.c.position > low, events.c.position <= high))
-        .group_by(events.c.type)
-        .order_by(events.c.type)
-    ).all()
-    mine = [one for one in counts if any(covers(pattern, one[0]) for pattern in row.declaration.patterns)]
     to = min(one.to_position for one in moves)
-    following = connection.scalar(select(func.min(events.c.position)).where(events.c.position > to))
+    with events_of(database, connection) as (log, there):
+        counts = there.execute(_counts(log, low=low, high=high, handled_through=handled_through)).all()
+        events = log.tables.events
+        following = there.scalar(select(func.min(events.c.position)).where(events.c.position > to))
+    mine = [one for one in counts if any(covers(pattern, one[0]) for pattern in row.declaration.patterns)]
     move = Move(
         action=action,
         subscriber=row.name,
@@ -326,6 +334,18 @@ def _counted(
         already_handled=already,
         needs_resend=already > 0 and not row.declaration.idempotent,
         superseded=_open_above(connection, database, move),
+    )
+
+
+def _counts(log: Database, *, low: int, high: int, handled_through: int) -> Select[Any]:
+    """How many events of each type lie between, how many of them were handed out, and when they were recorded."""
+    events = log.tables.events
+    handed = func.sum(case((events.c.position <= handled_through, 1), else_=0))
+    return (
+        select(events.c.type, func.count(), handed, func.min(events.c.recorded_at), func.max(events.c.recorded_at))
+        .where(and_(events.c.position > low, events.c.position <= high))
+        .group_by(events.c.type)
+        .order_by(events.c.type)
     )
 
 

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 
 from eventlog.database import Database, translated
 from eventlog.errors import RefusedError
-from eventlog.subscribers.control.checkpoints import lock_checkpoints, refuse_while_replayed
+from eventlog.subscribers.control.checkpoints import lock_checkpoints, refuse_while_replayed, refuse_without_log
+from eventlog.subscribers.control.rebuilds import refuse_while_rebuilt
 from eventlog.subscribers.declaration import PARTITIONS_MAX
 from eventlog.subscribers.keys import partition_of
 from eventlog.subscribers.operations import Operation, record
@@ -52,6 +53,8 @@ def repartition(
     with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
         rows = lock_checkpoints(connection, database, name)
+        refuse_without_log(row, database)
+        refuse_while_rebuilt(connection, database, name, "repartitioned")
         planned = _plan(row, rows, partitions)
         _refuse_floors(connection, database, name, planned.position)
         refuse_while_replayed(connection, database, name, "repartitioned")

@@ -8,7 +8,13 @@ from sqlalchemy import Connection, Row, desc, select
 
 from eventlog.database import Database, translated
 from eventlog.errors import NotFoundError, RefusedError
-from eventlog.subscribers.control.checkpoints import Placed, lock_checkpoints, place, refuse_while_replayed
+from eventlog.subscribers.control.checkpoints import (
+    Placed,
+    lock_checkpoints,
+    place,
+    refuse_while_replayed,
+    refuse_without_log,
+)
 from eventlog.subscribers.control.moves import Action
 from eventlog.subscribers.ledger import restore_superseded, superseded_by
 from eventlog.subscribers.operations import Operation, record
@@ -55,6 +61,7 @@ def undo(database: Database, operation: int, *, reason: str | None = None, dry_r
     with translated(database), database.transaction() as connection:
         found = _read(connection, database, operation)
         row = read_subscriber(connection, database, found.subscriber, lock=RowLock.EXCLUSIVE)
+        refuse_without_log(row, database)
         _check_undoable(connection, database, found)
         rows = lock_checkpoints(connection, database, row.name)
         now = {one.partition: int(one.position) for one in rows}
