@@ -160,8 +160,8 @@ def _run(app: App, declared: Subscriber, begun: Rebuild, settings: Settings) -> 
     if waiting is not None:
         say(
             f"It waits at event {number(waiting)}, and the live tables serve on."
-            f" `eventlog failures {done.shadow}` shows why; deploy what mends it, `eventlog retry {done.shadow}`, and run"
-            " this again."
+            f" `eventlog failures {done.shadow}` shows why; deploy what mends it, `eventlog retry {done.shadow}`, and"
+            " run this again."
         )
     return _tell(done, settings, f"Rebuild {done.operation} is not through; run this again", exit_code=Exit.FAILED)
 

@@ -102,6 +102,9 @@ class Reader:
                 after = page[-1][0]
             elif ended:
                 return after
+            else:
+                # Whoever reads a SQLite file without a pause hardly ever lets a writer commit.
+                self.written.wait(0.01)
 
     def _page(self, after: int) -> list[tuple[int, str, int]]:
         log = tables(dialect=self.engine.dialect.name)
@@ -118,7 +121,7 @@ class Reader:
 @pytest.mark.parametrize("revision", OLDER)
 def test_an_upgrade_under_traffic_loses_nothing_and_nobody_fails(empty_database_url: str, revision: str) -> None:
     """Writers and a reader of the release before go on throughout: every event is read once, in order."""
-    # Whoever writes to a SQLite file waits for the others, here longer than its five seconds: there is much to wait for.
+    # Whoever writes to a SQLite file waits for the others, here for longer than five seconds.
     patience = {"connect_args": {"timeout": 60}} if empty_database_url.startswith("sqlite") else {}
     with engine_of(empty_database_url, **patience) as engine:
         upgrade(engine, until=revision)
