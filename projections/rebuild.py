@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from eventlog.database import Database, translated
 from eventlog.errors import RefusedError
+from eventlog.subscribers.control.checkpoints import refuse_without_log
 from eventlog.subscribers.control.moves import Action, Move, carry_out, plan
 from eventlog.subscribers.control.rebuilds import drop_tables, refuse_while_rebuilt
 from eventlog.subscribers.declaration import Subscriber
@@ -49,6 +50,7 @@ def rebuild_in_place(
 def _rebuild(database: Database, name: str, declared: Subscriber | None, reason: str | None, *, dry_run: bool) -> Move:
     with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, name)
+        refuse_without_log(row, database)
         if not owns_tables(row):
             raise RefusedError(
                 f"subscriber {name!r} owns no tables that could be emptied",

@@ -4,9 +4,9 @@
 
 KIND is `board` (a projection, a row for each call of its handler), `books` (an effect that is transactional, the same
 row), `mail` (at least once, a line on standard output for each call) or `once` (at most once, the same line). How many
-partitions it has is said by PARTITIONS in the environment. MODE is `run` (a worker, until SIGTERM) or `drain`. DEED is
-what the handler does within the event of that number: `stand` (say so, and wait for a line on standard input) or `die`
-(end the process).
+partitions it has is said by PARTITIONS in the environment, and the version of the projection by VERSION. MODE is `run`
+(a worker, until SIGTERM) or `drain`. DEED is what the handler does within the event of that number: `stand` (say so,
+and wait for a line on standard input) or `die` (end the process).
 """
 
 import os
@@ -33,7 +33,10 @@ def service(app: App, kind: str, *, deed: Deed = nothing, on_failure: str = "par
     """Declare the subscriber; the deed is done within an event, after the handler's own work."""
     partitions = int(os.environ.get("PARTITIONS", "1"))
     if kind == "board":
-        subscriber = app.projection(kind, tables=[APPLIED], on_failure=on_failure, retry=RETRY, partitions=partitions)
+        version = int(os.environ.get("VERSION", "1"))
+        subscriber = app.projection(
+            kind, tables=[APPLIED], on_failure=on_failure, retry=RETRY, partitions=partitions, version=version
+        )
     else:
         delivery = {"books": "transactional", "once": "at-most-once"}.get(kind, "at-least-once")
         subscriber = app.subscriber(kind, delivery=delivery, on_failure=on_failure, retry=RETRY, partitions=partitions)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from eventlog.subscribers import control
+from eventlog.subscribers.control.rebuilds import RebuildState, read_rebuilds
 from tests.subscribers_child import APPLIED, service
 from tests.subscribers_support import DEADLINE_SECONDS, Bench, BugError, eventually
 
@@ -271,4 +272,24 @@ def test_workers_in_two_processes_of_which_one_is_killed_now_and_then_have_exact
     eventually(lambda: bench.position("board") == sent[-1], what="everything is applied")
     workers[2].send(signal.SIGTERM)
     assert workers[2].end() == 0
+    assert bench.applied(APPLIED) == sent
+
+
+def test_a_rebuild_whose_worker_is_killed_goes_on_and_the_live_tables_serve(
+    bench: Crashes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new version is killed within its second page; another start goes on from there, and takes it into use."""
+    sent = bench.send(600)
+    bench.drain("board")
+    monkeypatch.setenv("VERSION", "2")
+    child = bench.start("board", "run", "stand", "550")
+    child.wait_for("inside 550")
+    child.kill()
+    rebuild = read_rebuilds(bench.log.database)[0]
+    assert (bench.position(rebuild.shadow), len(bench.applied(APPLIED))) == (500, 600)
+    bench.expire_lease(rebuild.shadow)
+
+    bench.drain("board")
+
+    assert read_rebuilds(bench.log.database)[0].state is RebuildState.DONE
     assert bench.applied(APPLIED) == sent
