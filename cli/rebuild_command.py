@@ -106,7 +106,6 @@ def rebuilds(subscriber: str | None) -> None:
         Column(title="version", right=True),
         Column(title="state"),
         Column(title="kept"),
-        Column(title="started"),
         Column(title="ended"),
     ]
     show_table(columns, [_as_row(one) for one in found])
@@ -249,7 +248,6 @@ def _as_row(one: Rebuild) -> tuple[str, ...]:
         one.subscriber,
         str(one.version),
         one.state,
-        one.kept or "-",
-        "-" if one.started_at is None else moment(one.started_at),
+        "-" if one.kept is None else "yes",
         "-" if one.ended_at is None else moment(one.ended_at),
     )

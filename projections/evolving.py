@@ -17,12 +17,19 @@ KeyOf = Callable[[Any], Any] | str | Sequence[str] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evolver:
-    """A function `evolve(row, event)`, and which rows it is called for."""
+    """A function `evolve(row, event)`, or `evolve(row, event, key)`, and which rows it is called for."""
 
     handler: Handler
     read_key: Callable[[Any], Any]
     width: int
     """How many fields a key has."""
+    takes_key: bool
+
+    def evolve(self, row: Any, event: Any, key: Key) -> Any:
+        """Call the function for one row."""
+        if self.takes_key:
+            return self.handler.function(row, event, key if self.width > 1 else key[0])
+        return self.handler.function(row, event)
 
     def event(self, recorded: Recorded[Any]) -> Any:
         """Return what the functions are given: the data, or the recorded event."""
@@ -50,7 +57,7 @@ class Evolver:
 def evolver_of(function: Callable[..., Any], *, pattern: str | None, key: KeyOf, row_key: Sequence[str]) -> Evolver:
     """Read from a function's signature which events it wants. Raises `DeclarationError`."""
     name = getattr(function, "__qualname__", repr(function))
-    annotation = _annotation_of_event(function, name)
+    annotation, takes_key = _signature(function, name)
     patterns, wants = wanted(annotation, pattern=pattern, name=name)
     handler = Handler(
         name=name,
@@ -61,19 +68,27 @@ def evolver_of(function: Callable[..., Any], *, pattern: str | None, key: KeyOf,
         takes_list=False,
         is_coroutine=False,
     )
-    return Evolver(handler=handler, read_key=_reader(handler, annotation, key, row_key), width=len(row_key))
+    read_key = _reader(handler, annotation, key, row_key)
+    return Evolver(handler=handler, read_key=read_key, width=len(row_key), takes_key=takes_key)
 
 
-def _annotation_of_event(function: Callable[..., Any], name: str) -> Any:
+def _signature(function: Callable[..., Any], name: str) -> tuple[Any, bool]:
+    """Return the annotation of the event, and whether the key is wanted as well."""
     parameters = parameters_of(function, name)
     required = [one for one in parameters if one.default is one.empty]
     plain = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    if len(plain) < 2 or len(required) != 2 or inspect.iscoroutinefunction(function) or _is_generator(function):
+    if (
+        len(plain) < 2
+        or len(required) not in (2, 3)
+        or inspect.iscoroutinefunction(function)
+        or _is_generator(function)
+    ):
         raise DeclarationError(
             f"{name} cannot be called as evolve(row, event)",
-            remedy="write a plain function of two parameters: the row, or None where there is none yet, and the event",
+            remedy="write a plain function of the row, which is None where there is none yet, and the event; a third"
+            " parameter is given the key",
         )
-    return plain[1].annotation
+    return plain[1].annotation, len(required) == 3
 
 
 def _is_generator(function: object) -> bool:

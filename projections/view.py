@@ -117,8 +117,9 @@ class View(Generic[R]):
 
         `key` tells the rows that an event touches: a function of the event, or the name of its field, or several names.
         It gives one key (a tuple where the row's key has several fields), a list or set of keys for several rows, or
-        None for no row. Left out, the event's fields called like those of the row's key are taken. `pattern` chooses
-        types by name, for functions of `Recorded` or `dict`. Raises `DeclarationError`.
+        None for no row. A function of three parameters is given the key as well. Left out, the event's fields called
+        like those of the row's key are taken. `pattern` chooses types by name, for functions of `Recorded` or `dict`.
+        Raises `DeclarationError`.
         """
         return lambda function: self._register(function, pattern=pattern, key=key)
 
@@ -171,11 +172,10 @@ class View(Generic[R]):
     def _folded(self, touched: Sequence[_Touched], before: dict[Key, R]) -> dict[Key, R | None]:
         rows: dict[Key, R | None] = {}
         for position, evolver, event, keys in touched:
-            evolve = evolver.handler.function
             try:
                 for key in keys:
                     row = rows[key] if key in rows else before.get(key)
-                    rows[key] = self._checked(evolve(row, event), key, evolver)
+                    rows[key] = self._checked(evolver.evolve(row, event, key), key, evolver)
             except Exception as error:
                 if len(touched) == 1:
                     raise

@@ -18,7 +18,7 @@ from eventlog.subscribers.control.rebuilds import (
     read_rebuild,
     read_rebuilds,
 )
-from eventlog.subscribers.rebuilding import run_rebuild
+from eventlog.subscribers.rebuilding import partitions_of, run_rebuild
 from eventlog.subscribers.registration import Registration
 from eventlog.subscribers.retry import Retry
 from tests.subscribers_support import Background, Bench, BugError, Sent, eventually, runtime_of
@@ -125,8 +125,6 @@ def test_a_rebuild_goes_on_where_a_worker_that_was_killed_had_come(bench: Bench)
     rebuild = read_rebuilds(bench.log.database)[0]
     runtime = runtime_of(app)
     shadow = app.subscribers["board"]
-    from eventlog.subscribers.rebuilding import partitions_of
-
     partition = partitions_of(runtime, shadow, rebuild)[0]
     runtime.feed.refresh()
     partition.turn()
@@ -313,3 +311,34 @@ def test_a_table_that_is_gone_is_not_made_empty_behind_the_checkpoint(bench: Ben
 
     with pytest.raises(RefusedError, match="is gone"):
         first_version(bench).register()
+
+
+def test_what_is_being_made_anew_is_neither_renamed_removed_nor_moved(bench: Bench) -> None:
+    bench.send(1)
+    first_version(bench).drain()
+    second_version(bench).register()
+    shadow = read_rebuilds(bench.log.database)[0].shadow
+
+    for deed in (
+        lambda: control.remove(bench.log.database, "board"),
+        lambda: control.rename(bench.log.database, "board", "plank"),
+        lambda: control.repartition(bench.log.database, "board", 2),
+        lambda: control.remove(bench.log.database, shadow),
+        lambda: control.rewind(bench.log.database, shadow, control.to_start),
+    ):
+        with pytest.raises(RefusedError, match="rebuild|made anew"):
+            deed()
+
+
+def test_removing_a_projection_forgets_what_is_kept_of_it_too(bench: Bench) -> None:
+    bench.send(1)
+    first_version(bench).drain()
+    new = second_version(bench)
+    begin_rebuild(bench.log.database, new.subscribers["board"], keep=True)
+    new.drain()
+
+    control.remove(bench.log.database, "board")
+
+    table = bench.log.database.tables.subscribers
+    assert bench.rows(select(table.c.name)) == []
+    assert len(tables(bench)) == 2

@@ -59,9 +59,9 @@ def cities(**options: Any) -> View[City]:
         row = row or City(city=weighed.city)
         return replace(row, parcels=row.parcels + 1, kilos=row.kilos + weighed.kilos, last=weighed.number)
 
-    @view.on(key=lambda moved: [(moved.origin,), (moved.city,)])
-    def move(row: City | None, moved: Moved) -> City | None:
-        return row and replace(row, last=moved.number)
+    @view.on(key=lambda moved: [(moved.origin,), moved.city])
+    def move(row: City | None, moved: Moved, city: str) -> City | None:
+        return row and replace(row, last=moved.number if city == row.city else None)
 
     @view
     def close(row: City | None, closed: Closed) -> None:
@@ -379,8 +379,7 @@ def test_a_view_is_what_folding_all_of_its_events_in_memory_gives(bench: Bench, 
         app.drain()
         for one in events:
             for key in dict.fromkeys([one.origin, one.city] if isinstance(one, Moved) else [one.city]):
-                handler = view._evolver(type_of(one)).handler
-                rows[key] = handler.function(rows.get(key), one)
+                rows[key] = view._evolver(type_of(one)).evolve(rows.get(key), one, (key,))
 
     expected = sorted(msgspec.structs.astuple(row) for row in rows.values() if row is not None)
     assert stored(bench, view) == expected

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 import msgspec
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, select, update
 
 from eventlog.clock import Clock, SystemClock
 from eventlog.database import Database, translated
@@ -20,6 +20,7 @@ from eventlog.subscribers.control.checkpoints import (
     refuse_while_owned,
     refuse_while_replayed,
 )
+from eventlog.subscribers.control.rebuilds import kept_rebuild, refuse_while_rebuilt, remove_rows
 from eventlog.subscribers.declaration import check_name
 from eventlog.subscribers.operations import Operation, record
 from eventlog.subscribers.registration import RowLock, SubscriberRow, read_subscriber
@@ -103,8 +104,9 @@ def stand_still(database: Database, name: str, *, reason: str) -> None:
 def remove(database: Database, name: str, *, reason: str | None = None, dry_run: bool = False) -> Removed:
     """Forget a subscriber: its checkpoints, its ledger, its receipts. Its operations and attempts stay as history.
 
-    A projection's tables are left alone. Code that declares it and is started again registers it anew, from where it
-    declares to start. Raises `UnknownSubscriberError`, and `RefusedError` while a worker or a replay runs it.
+    A projection's tables are left alone, also those that a rebuild has kept. Code that declares it and is started again
+    registers it anew, from where it declares to start. Raises `UnknownSubscriberError`, and `RefusedError` while a
+    worker, a replay or a rebuild runs it.
     """
     with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
@@ -118,12 +120,15 @@ def remove(database: Database, name: str, *, reason: str | None = None, dry_run:
         )
         refuse_while_owned(rows, row, "removed")
         refuse_while_replayed(connection, database, name, "removed")
+        refuse_while_rebuilt(connection, database, name, "removed")
         if dry_run:
             return removed
         before = {"positions": [one.position for one in rows], "declaration": msgspec.to_builtins(row.declaration)}
         done = Operation(action="remove", subscriber=name, before=before, after=None, reason=reason)
         number = record(connection, database.tables, done)
-        connection.execute(delete(database.tables.subscribers).where(database.tables.subscribers.c.name == name))
+        kept = kept_rebuild(connection, database, name)
+        for one in (name, *([kept.kept] if kept is not None and kept.kept is not None else [])):
+            remove_rows(connection, database, one)
     return msgspec.structs.replace(removed, operation=number)
 
 
@@ -143,6 +148,7 @@ def rename(
         _refuse_taken(connection, database, new_name)
         refuse_while_owned(rows, row, "renamed")
         refuse_while_replayed(connection, database, name, "renamed")
+        refuse_while_rebuilt(connection, database, name, "renamed")
         if dry_run:
             return Renamed(subscriber=new_name, before=name, operation=None)
         _rename_rows(connection, database, row, new_name)
