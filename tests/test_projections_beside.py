@@ -326,7 +326,7 @@ def test_what_is_being_made_anew_is_neither_renamed_removed_nor_moved(bench: Ben
         lambda: control.remove(bench.log.database, shadow),
         lambda: control.rewind(bench.log.database, shadow, control.to_start),
     ):
-        with pytest.raises(RefusedError, match="rebuild|made anew"):
+        with pytest.raises(RefusedError, match=r"rebuild|made anew"):
             deed()
 
 
