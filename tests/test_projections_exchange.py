@@ -138,6 +138,26 @@ def names_of(bench: Bench) -> set[str]:
     return {row[0] for row in bench.rows(text(f"{found} where conname like '%crate%'"))}
 
 
+def test_what_is_in_use_now_is_free_for_any_worker_at_once(bench: Bench) -> None:
+    """The shadow's owner is another worker, and has not let go."""
+    bench.send(2)
+    app_of(bench).drain()
+    app, rebuild = begun(bench)
+    runtime = runtime_of(app)
+    runtime.feed.refresh()
+    shadow = partitions_of(runtime, app.subscribers["board"], rebuild)[0]
+    while shadow.turn().moved:
+        pass
+    held = bench.checkpoint(rebuild.shadow)
+    assert held.owner == runtime.owner
+
+    assert exchange(bench.log.database, app.subscribers["board"], rebuild)
+
+    now = bench.checkpoint("board")
+    assert (now.owner, now.expires_at, now.position) == (None, None, held.position)
+    assert now.epoch > held.epoch
+
+
 def test_rights_and_owner_go_along_on_postgresql(postgres_database_url: str) -> None:
     bench = Bench(postgres_database_url)
     bench.send(2)

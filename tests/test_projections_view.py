@@ -20,6 +20,7 @@ from eventlog.projections import View
 from eventlog.subscribers import control
 from eventlog.subscribers.app import App
 from eventlog.subscribers.control.rebuilds import RebuildState, read_rebuilds
+from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.retry import Retry
 from tests.subscribers_support import Bench, BugError, Lost, Sent
 
@@ -277,6 +278,16 @@ def test_partitions_share_rows_by_their_key_and_an_event_of_two_rows_is_refused(
     bench.log.append(Moved(1, "city-1", "city-2"))
     app.drain()
     assert "two workers would write one" in bench.entries("cities")[0].message
+
+
+def test_events_of_a_row_are_of_one_partition_whatever_their_streams(bench: Bench) -> None:
+    view = cities(partitions=3)
+    bench.log.append(*(Weighed(n, f"city-{n % 4}", Decimal(1)) for n in range(12)))
+    bench.log.append(Moved(7, "Rom", "Ulm"))
+
+    keys = [view.subscriber.key.of(FeedItem(stored)) for stored in bench.log.read_stored()]
+
+    assert keys == [*(f"city-{n % 4}" for n in range(12)), "pallet-7"]
 
 
 def test_a_view_is_rewound_to_its_start_and_comes_out_the_same(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from eventlog.errors import RefusedError
 from eventlog.subscribers import control
+from eventlog.subscribers.agenda import Agenda
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.keys import partition_of
@@ -187,3 +188,18 @@ def test_a_number_it_has_already_or_that_is_none_is_refused(bench: Bench) -> Non
     for number in (2, 0, 100_000):
         with pytest.raises(RefusedError):
             control.repartition(bench.log.database, "board", number)
+
+
+def test_a_worker_knows_at_its_look_that_its_number_is_the_one_of_before(bench: Bench) -> None:
+    """It need not ask for a lease to be told: whose share a partition is does not wait for that."""
+    old = board_of(bench.app(), partitions=2)
+    old.register()
+    runtime = runtime_of(old)
+    agenda = Agenda(runtime, old.partitions(runtime))
+    agenda.look_at_tables()
+    assert agenda.runnable() == {"board"}
+
+    control.repartition(bench.log.database, "board", 3)
+    agenda.look_at_tables()
+
+    assert agenda.runnable() == set()
