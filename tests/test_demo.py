@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from sqlalchemy import Engine
 
 from eventlog.cli.demo.workspace import BUG, FIX
 from eventlog.cli.main import main
@@ -201,6 +202,8 @@ def test_postgresql_gives_the_same(
 ) -> None:
     assert main(["demo", "--url", postgres_empty_url, "--output", "json"]) == 0
     assert facts(msgspec.json.decode(capsys.readouterr().out)) == facts(document)
+    with engine_of(postgres_empty_url) as engine:
+        assert_sums_are_those_of_the_log(engine, events="eventlog.events")
 
     folder = tmp_path / "flights"
     assert main(["demo", str(folder), "--url", postgres_empty_url]) == 2
@@ -254,6 +257,35 @@ def test_a_rewind_of_the_board_makes_it_anew(tour: Tour, expected_board: dict[st
     assert tour.board() == {}
     assert tour.json("run", "--drain")["subscribers"]["delays"] == {"handled": 6_061, "failed": 0}
     assert tour.board() == expected_board
+
+
+def test_read_models_made_anew_beside_the_live_ones_are_sums_of_plain_sql_over_the_log(tour: Tour) -> None:
+    tour.mend()
+    for name in ("delays", "carrier-days"):
+        tour.run("rebuild", name, "--yes")
+    with engine_of(f"sqlite:///{tour.folder / 'flights.db'}") as engine:
+        assert_sums_are_those_of_the_log(engine, events="events")
+
+
+def assert_sums_are_those_of_the_log(engine: Engine, *, events: str) -> None:
+    """Compare both read models with what SQL, and nothing of ours, makes of the recorded events."""
+    field = "(data ->> '{}')" if engine.dialect.name == "postgresql" else "json_extract(data, '$.{}')"
+    late = f"cast(coalesce({field.format('delay')}, '0') as integer)"
+    minutes = f"case when type = 'flight.arrived' and {late} > 0 then {late} else 0 end"
+    counts = ", ".join(
+        f"sum(case when type = 'flight.{one}' then 1 else 0 end)"
+        for one in ("scheduled", "departed", "arrived", "cancelled")
+    )
+    board = f"""select {field.format("dest")}, count(*), sum(case when {late} >= 15 then 1 else 0 end), sum({minutes}),
+        max({minutes}) from {events} where type = 'flight.arrived' group by 1"""
+    days = f"""select {field.format("carrier")}, {field.format("day")}, {counts}, sum({minutes})
+        from {events} group by 1, 2"""
+    with engine.connect() as connection:
+        for table, question in (("airport_delays", board), ("carrier_days", days)):
+            stored = {tuple(map(str, row)) for row in connection.exec_driver_sql(f"select * from {table}")}
+            summed = {tuple(map(str, row)) for row in connection.exec_driver_sql(question.replace("%", "%%"))}
+            assert stored == summed
+            assert len(stored) > 90
 
 
 def test_the_app_shows_its_board(tour: Tour) -> None:
