@@ -10,7 +10,7 @@ from eventlog.cli.settings import Settings, read_settings
 from eventlog.database import Holder, translated
 from eventlog.log import EventLog
 from eventlog.subscribers.ledger import EntryState
-from eventlog.subscribers.registration import SubscriberRow, read_subscriber
+from eventlog.subscribers.registration import Registration, SubscriberRow, read_subscriber
 from eventlog.subscribers.registration import register as register_one
 from eventlog.subscribers.status import Status, SubscriberStatus, read_status
 
@@ -92,6 +92,8 @@ def register(names: tuple[str, ...], drop_types: bool) -> None:
         return
     for name, outcome in done.items():
         show(f"{name}: {outcome}")
+        if outcome is Registration.OUTDATED:
+            say(f"  its workers make the new version beside the live one; `eventlog rebuild {name}` does it here")
     if not done:
         say("The app declares no subscribers.")
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, Table, make_url
 from sqlalchemy.engine import URL
 
 from eventlog.database import Database, initialise, open_database, translated
-from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
+from eventlog.errors import DeclarationError, PermissionDeniedError, RefusedError, UnknownSubscriberError
 from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
 from eventlog.schema.tables import DEFAULT_SCHEMA
@@ -207,10 +207,12 @@ class App:
     def on_database(self, url_or_engine: str | URL | Engine) -> "App":
         """Make an application with the same subscribers, and what runs around them, on the log of another database.
 
-        For tests, and for one log per tenant. Handlers that append by themselves have to do so by `ctx.append`.
+        For tests, and for one log per tenant. Handlers that append by themselves have to do so by `ctx.append`. What is
+        in another database than this log is beside the other one.
         """
         other = App(url_or_engine, schema=self.log.database.schema, lease_seconds=self.lease_seconds)
-        other._subscribers, other._around = dict(self._subscribers), list(self._around)
+        other._subscribers = {name: one.beside_log() for name, one in self._subscribers.items()}
+        other._around = list(self._around)
         return other
 
     def register(self, *only: str) -> dict[str, Registration]:
@@ -346,8 +348,17 @@ class App:
             initialise(database)
         done = register(database, subscriber)
         if done is Registration.OUTDATED and not was_tried(database, subscriber.name, subscriber.version):
-            begin_rebuild(database, subscriber, reason=f"version {subscriber.version} is declared")
+            self._begin_rebuild(database, subscriber)
         return done
+
+    def _begin_rebuild(self, database: Database, subscriber: Subscriber) -> None:
+        try:
+            begin_rebuild(database, subscriber, reason=f"version {subscriber.version} is declared")
+        except (DeclarationError, PermissionDeniedError) as error:
+            raise RefusedError(
+                f"version {subscriber.version} of {subscriber.name!r} cannot be made beside the live one: {error}",
+                remedy=error.remedy,
+            ) from error
 
     def _drain_rebuild(self, runtime: Runtime, subscriber: Subscriber) -> None:
         for rebuild in read_rebuilds(runtime.database, subscriber=subscriber.name) if subscriber.tables else ():

@@ -209,6 +209,14 @@ class Subscriber:
             self._shapes[dialect.name] = shape_of(self.tables, dialect)
         return self._shapes[dialect.name]
 
+    def beside_log(self) -> "Subscriber":
+        """Return the same subscriber with its rows in the log's own database."""
+        if self.database is None:
+            return self
+        beside = copy.copy(self)
+        beside.database = None
+        return beside
+
     def shadow(self, name: str, renamed: TableNames) -> "Subscriber":
         """Make the same subscriber under another name, whose handlers write to tables of other names."""
         shadow = copy.copy(self)

@@ -151,6 +151,9 @@ class Partition:
             taken = self.lease.take(self.subscriber)
         except (RefusedError, NotFoundError) as error:
             self.refusal = error
+            if self.subscriber.is_shadow and isinstance(error, NotFoundError):
+                log_turn(logger.info, "the rebuild is over", self.lease)
+                return False
             self._say_once(str(error))
             if isinstance(error, RestoredLogError):
                 stand_still(self._runtime.database, self.subscriber.name, reason=str(error))

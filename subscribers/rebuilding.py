@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import Connection, func, select
 
 from eventlog.database import Database
-from eventlog.errors import NotFoundError, RefusedError
+from eventlog.errors import NotFoundError, PermissionDeniedError, RefusedError
 from eventlog.subscribers.control.exchange import (
     Standing,
     exchange,
@@ -60,7 +60,7 @@ class Finishing:
             return Delivered(moved=self._try())
         except NotFoundError as error:
             logger.info("rebuild %d: %s", self.rebuild.operation, error)
-        except RefusedError as error:
+        except (RefusedError, PermissionDeniedError) as error:
             self._leave_readers_alone(error)
         return Delivered()
 
@@ -83,7 +83,7 @@ class Finishing:
             hold_live(self._runtime.database, self.rebuild, seconds=self._runtime.lease_seconds)
             self._held_until = now + self._runtime.lease_seconds
 
-    def _leave_readers_alone(self, error: RefusedError) -> None:
+    def _leave_readers_alone(self, error: Exception) -> None:
         let_go_of_live(self._runtime.database, self.rebuild)
         self._held_until = 0.0
         self.try_at = self._runtime.clock.monotonic() + READERS_SECONDS

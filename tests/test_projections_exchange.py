@@ -5,7 +5,21 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, MetaData, Table, Text, func, insert, inspect, select, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 
 from eventlog.errors import DeclarationError, RefusedError
 from eventlog.subscribers.app import App
@@ -304,3 +318,43 @@ def test_tables_that_cannot_stand_beside_themselves_are_refused_with_another_way
     with pytest.raises(DeclarationError, match="called like a table") as refused:
         begin_rebuild(bench.log.database, app.subscribers["odd"])
     assert "--in-place" in refused.value.remedy
+
+
+def test_a_worker_that_may_make_no_tables_says_so_and_runs_the_others(
+    postgres_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A role that owns neither tables nor schema starts with a higher version, and with another subscriber."""
+    bench = Bench(postgres_database_url)
+    bench.send(2)
+    app_of(bench).drain()
+    role = f"worker_{make_url(postgres_database_url).database}"[:60]
+    with bench.transaction() as connection:
+        for statement in (
+            f"create role {role} login",
+            "revoke create on schema public from public",
+            f"grant usage on schema eventlog to {role}",
+            f"grant all on all tables in schema eventlog to {role}",
+            f"grant usage on all sequences in schema eventlog to {role}",
+            f"grant all on crates, crate_lines to {role}",
+        ):
+            connection.exec_driver_sql(statement)
+    try:
+        app = App(make_url(postgres_database_url).set(username=role))
+        board = app.projection("board", tables=[CRATES, LINES], version=2)
+        board(look_at)
+        mail = app.subscriber("mail")
+        mail(look_at)
+        with app.worker() as worker:
+            eventually(lambda: worker.counts["mail"].handled == 2, what="the mails")
+        assert "version 2 of 'board' cannot be made beside the live one" in caplog.text
+        assert {row.label[:2] for row in bench.rows(select(CRATES.c.label))} == {"v1"}
+        app.engine.dispose()
+    finally:
+        with bench.transaction() as connection:
+            connection.exec_driver_sql(f"drop owned by {role}")
+            connection.exec_driver_sql(f"drop role {role}")
+        bench.close()
+
+
+def look_at(crate: Sent) -> None:
+    """A handler that does nothing."""

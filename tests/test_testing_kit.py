@@ -109,6 +109,20 @@ def test_a_temporary_log_is_empty_has_the_subscribers_of_another_and_is_gone_aft
     assert sent == [7, 7]
 
 
+def test_what_a_service_keeps_in_another_database_is_in_the_temporary_one_too(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "reports.db"
+    service, seen = App("sqlite:///nowhere.db"), list[int]()
+
+    @service.projection("reports", database=f"sqlite:///{elsewhere}")
+    def report(crate: Sent) -> None:
+        seen.append(crate.number)
+
+    with temporary_app(service) as app:
+        app.log.append(Sent(1))
+        drain(app)
+    assert (seen, elsewhere.exists()) == ([1], False)
+
+
 def test_a_drain_raises_what_a_handler_raised_with_its_traceback() -> None:
     with temporary_app() as app:
         mail = app.subscriber("mail", retry=Retry(attempts=1))
