@@ -60,7 +60,8 @@ def _rebuild(database: Database, name: str, declared: Subscriber | None, reason:
         if not dry_run:
             database.lock_tables(connection, tables, seconds=LOCK_SECONDS)
         row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
-        planned = plan(connection, database, row, row.start_position, Action.REWIND)
+        renews = declared is not None
+        planned = plan(connection, database, row, row.start_position, Action.REWIND, may_stay=renews)
         move = msgspec.structs.replace(planned, emptied=row.declaration.tables, needs_resend=False)
         if dry_run:
             return move

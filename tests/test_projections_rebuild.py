@@ -178,3 +178,21 @@ def test_a_table_that_others_refer_to_is_not_emptied_and_the_checkpoint_stays(be
         rebuild_in_place(app.log.database, "board")
     assert "tables=" in refused.value.remedy
     assert bench.position("board") == sent[-1]
+
+
+def test_tables_take_the_columns_of_today_also_before_anything_was_applied(bench: Bench) -> None:
+    board_of(bench.app()).register()
+    app = bench.app()
+    wider = APPLIED.to_metadata(MetaData())
+    wider.append_column(Column("more", Integer))
+
+    @app.projection("board", tables=[wider])
+    def apply(crate: Sent, ctx: Context) -> None:
+        note(ctx, wider)
+
+    with pytest.raises(RefusedError, match="more integer"):
+        app.register()
+    rebuild_in_place(app.log.database, "board", declared=app.subscribers["board"])
+    sent = bench.send(2)
+    app.drain()
+    assert bench.applied(APPLIED) == sent

@@ -180,14 +180,19 @@ def _mark(connection: Connection, database: Database) -> int:
         return log.high_water_mark(events)
 
 
-def plan(connection: Connection, database: Database, row: SubscriberRow, to: int, action: Action) -> Move:
-    """Tell what a move would do. Under the lock of the subscriber's row it stays true until the transaction ends."""
+def plan(
+    connection: Connection, database: Database, row: SubscriberRow, to: int, action: Action, *, may_stay: bool = False
+) -> Move:
+    """Tell what a move would do. Under the lock of the subscriber's row it stays true until the transaction ends.
+
+    Raises `RefusedError` where no checkpoint would move, unless it `may_stay`.
+    """
     rows = lock_checkpoints(connection, database, row.name)
     to = max(to, 0)
     if action in (Action.ADVANCE, Action.SEEK):
         to = min(to, _mark(connection, database))
     moves = tuple(_of_partition(one, to, action) for one in rows)
-    if all(one.to_position == one.from_position for one in moves):
+    if not may_stay and all(one.to_position == one.from_position for one in moves):
         raise _no_way(row, rows, to, action)
     handled_through = max(one.handled_through for one in rows)
     return _counted(connection, database, row, handled_through=handled_through, moves=moves, action=action)
