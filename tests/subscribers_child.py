@@ -4,9 +4,9 @@
 
 KIND is `board` (a projection, a row for each call of its handler), `books` (an effect that is transactional, the same
 row), `mail` (at least once, a line on standard output for each call) or `once` (at most once, the same line). How many
-partitions it has is said by PARTITIONS in the environment, and the version of the projection by VERSION. MODE is `run`
-(a worker, until SIGTERM) or `drain`. DEED is what the handler does within the event of that number: `stand` (say so,
-and wait for a line on standard input) or `die` (end the process).
+partitions it has is said by PARTITIONS in the environment, the version of the projection by VERSION, and another
+database for it by HOME_URL. MODE is `run` (a worker, until SIGTERM) or `drain`. DEED is what the handler does within the
+event of that number: `stand` (say so, and wait for a line on standard input) or `die` (end the process).
 """
 
 import os
@@ -35,7 +35,13 @@ def service(app: App, kind: str, *, deed: Deed = nothing, on_failure: str = "par
     if kind == "board":
         version = int(os.environ.get("VERSION", "1"))
         subscriber = app.projection(
-            kind, tables=[APPLIED], on_failure=on_failure, retry=RETRY, partitions=partitions, version=version
+            kind,
+            tables=[APPLIED],
+            on_failure=on_failure,
+            retry=RETRY,
+            partitions=partitions,
+            version=version,
+            database=os.environ.get("HOME_URL"),
         )
     else:
         delivery = {"books": "transactional", "once": "at-most-once"}.get(kind, "at-least-once")

@@ -17,7 +17,9 @@ from eventlog.subscribers.control.rebuilds import RebuildState, read_rebuilds
 from eventlog.subscribers.declaration import Delivery, Kind, OnFailure, Subscriber
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.status import read_failures, read_status
+from tests.subscribers_child import APPLIED
 from tests.subscribers_support import BugError, Lost, Sent, eventually
+from tests.test_subscribers_crash import Child
 
 TABLE = Table(
     "board", MetaData(), Column("position", BigInteger, primary_key=True, autoincrement=False), Column("note", Text)
@@ -150,6 +152,28 @@ def test_a_batch_whose_owner_was_overtaken_leaves_nothing(apart: Apart) -> None:
         connection.execute(update(table).values(owner=None, expires_at=None))
     app.drain(["board"])
     assert apart.applied() == sent
+
+
+def test_a_worker_that_is_killed_in_a_batch_leaves_nothing_there_and_the_next_applies_each_once(
+    apart: Apart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME_URL", apart.home_url)
+    sent = apart.send(*range(1, 21))
+    child = Child(apart.log_url, "board", "run", "stand", "12")
+    child.wait_for("inside 12")
+    child.kill()
+    assert _positions(apart) == []
+
+    again = Child(apart.log_url, "board", "drain")
+
+    assert again.end() == 0
+    assert _positions(apart) == sent
+    assert apart.checkpoint().position == sent[-1]
+
+
+def _positions(apart: Apart) -> list[int]:
+    """What the service in the other process has applied, in its own table."""
+    return sorted(row.position for row in apart.rows(select(APPLIED.c.position)))
 
 
 def test_a_worker_runs_both_and_notices_what_operators_do_there(apart: Apart) -> None:
