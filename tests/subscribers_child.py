@@ -5,8 +5,8 @@
 KIND is `board` (a projection, a row for each call of its handler), `books` (an effect that is transactional, the same
 row), `mail` (at least once, a line on standard output for each call) or `once` (at most once, the same line). How many
 partitions it has is said by PARTITIONS in the environment, the version of the projection by VERSION, and another
-database for it by HOME_URL. MODE is `run` (a worker, until SIGTERM) or `drain`. DEED is what the handler does within the
-event of that number: `stand` (say so, and wait for a line on standard input) or `die` (end the process).
+database for it by HOME_URL. MODE is `run` (a worker, until SIGTERM) or `drain`. DEED is what the handler does within
+the event of that number: `stand` (say so, and wait for a line on standard input) or `die` (end the process).
 """
 
 import os
