@@ -245,6 +245,23 @@ def test_what_postgresql_ties_to_a_table_refuses_it_too(postgres_database_url: s
     bench.close()
 
 
+def test_a_table_of_somebody_else_is_not_taken_over_by_a_new_version(bench: Bench) -> None:
+    bench.send(1)
+    app_of(bench).drain()
+    with bench.transaction() as connection:
+        connection.exec_driver_sql("create table totals (number bigint primary key)")
+    app = bench.app()
+    totals = Table("totals", MetaData(), Column("number", BigInteger, primary_key=True, autoincrement=False))
+    app.projection("board", tables=[CRATES, LINES, totals], version=2)(look_at)
+
+    with pytest.raises(RefusedError, match="table 'totals', which 'board' is to have"):
+        begin_rebuild(bench.log.database, app.subscribers["board"])
+    with bench.transaction() as connection:
+        connection.exec_driver_sql("drop table totals")
+    app.drain()
+    assert bench.rows(select(totals)) == []
+
+
 def test_a_view_that_comes_while_it_is_made_keeps_it_from_being_taken_into_use(bench: Bench) -> None:
     bench.send(2)
     app_of(bench).drain()

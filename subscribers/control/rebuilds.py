@@ -22,7 +22,7 @@ from eventlog.errors import NotFoundError, RefusedError
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.declaration import Kind, Subscriber
 from eventlog.subscribers.operations import Operation, record
-from eventlog.subscribers.owned_tables import beside, clause, create_beside
+from eventlog.subscribers.owned_tables import beside, clause, create_beside, missing
 from eventlog.subscribers.registration import (
     SHADOW_MARK,
     RowLock,
@@ -86,6 +86,7 @@ def begin_rebuild(
         if running is not None:
             return _same_or_refused(running, planned)
         refuse_held_tables(connection, database, row)
+        _refuse_taken_names(connection, database, row, subscriber)
         beside(subscriber.tables, planned.suffix)
         return planned if dry_run else _begin(connection, database, row, subscriber, planned=planned, reason=reason)
 
@@ -233,6 +234,17 @@ def _planned(row: SubscriberRow, subscriber: Subscriber, database: Database, *, 
         started_at=None,
         ended_at=None,
     )
+
+
+def _refuse_taken_names(connection: Connection, database: Database, row: SubscriberRow, subscriber: Subscriber) -> None:
+    """Names that the live one does not have must be free: nobody can be asked when the tables are exchanged."""
+    absent = missing(connection, subscriber.tables)
+    taken = set(subscriber.declaration.tables) - set(row.declaration.tables) - set(absent)
+    if taken:
+        raise RefusedError(
+            f"table {min(taken)!r}, which {row.name!r} is to have, is there already and belongs to somebody else",
+            remedy="name another table, or drop or rename that one",
+        )
 
 
 def _same_or_refused(running: Rebuild, planned: Rebuild) -> Rebuild:
