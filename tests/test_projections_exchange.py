@@ -19,15 +19,23 @@ from sqlalchemy import (
     make_url,
     select,
     text,
+    update,
 )
 
-from eventlog.errors import DeclarationError, RefusedError
+from eventlog.errors import DeclarationError, NotFoundError, RefusedError
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.control.exchange import exchange, go_back
-from eventlog.subscribers.control.rebuilds import Rebuild, RebuildState, begin_rebuild, read_rebuild, read_rebuilds
+from eventlog.subscribers.control.rebuilds import (
+    Rebuild,
+    RebuildState,
+    begin_rebuild,
+    cancel_rebuild,
+    read_rebuild,
+    read_rebuilds,
+)
 from eventlog.subscribers.rebuilding import Finishing, partitions_of
-from tests.log_support import engine_of
+from tests.log_support import engine_of, wait_until, waiting_for_locks
 from tests.subscribers_support import Background, Bench, Sent, eventually, runtime_of
 
 PREFACE = 200
@@ -150,6 +158,39 @@ def names_of(bench: Bench) -> set[str]:
         return set()
     found = "select relname from pg_class where relname like '%crate%' union select conname from pg_constraint"
     return {row[0] for row in bench.rows(text(f"{found} where conname like '%crate%'"))}
+
+
+def test_whoever_comes_second_finds_it_done(bench: Bench) -> None:
+    """A worker and a command have seen it catch up; the names are gone when the second one asks for them."""
+    bench.send(2)
+    app_of(bench).drain()
+    app, rebuild = begun(bench)
+    caught_up(app, rebuild)
+
+    assert exchange(bench.log.database, app.subscribers["board"], rebuild)
+    assert exchange(bench.log.database, app.subscribers["board"], rebuild)
+
+    assert state(bench, rebuild) is RebuildState.DONE
+
+
+def test_who_cancels_while_it_is_taken_into_use_is_told_that_nothing_runs(postgres_database_url: str) -> None:
+    """The cancel waits for the tables until the exchange has committed."""
+    bench = Bench(postgres_database_url)
+    bench.send(2)
+    app_of(bench).drain()
+    app, rebuild = begun(bench)
+    caught_up(app, rebuild)
+    database, rebuilds = bench.log.database, bench.log.database.tables.rebuilds
+    with engine_of(postgres_database_url) as observer:
+        with database.transaction() as connection:
+            connection.exec_driver_sql(f"lock table crates__r{rebuild.operation} in access share mode")
+            cancelling = Background(lambda: cancel_rebuild(database, "board"))
+            wait_until(lambda: waiting_for_locks(observer) == 1, what="the cancel to wait")
+            connection.execute(update(rebuilds).values(state="done"))
+        with pytest.raises(NotFoundError, match="no rebuild of 'board' runs"):
+            cancelling.join()
+    assert len(inspect(bench.log.engine).get_table_names()) == 4
+    bench.close()
 
 
 def test_what_is_in_use_now_is_free_for_any_worker_at_once(bench: Bench) -> None:

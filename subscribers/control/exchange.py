@@ -13,10 +13,11 @@ Locks are taken in the order that holds everywhere: tables, subscribers, checkpo
 
 import msgspec
 from sqlalchemy import Connection, func, literal, select, update
+from sqlalchemy.exc import DBAPIError
 
 from eventlog.bell import ring
 from eventlog.database import Database, translated
-from eventlog.errors import NotFoundError
+from eventlog.errors import DatabaseError, NotFoundError
 from eventlog.schema.timestamps import seconds_from_now
 from eventlog.subscribers.control.checkpoints import Placed, lock_checkpoints, place
 from eventlog.subscribers.control.rebuilds import (
@@ -26,6 +27,7 @@ from eventlog.subscribers.control.rebuilds import (
     end_rebuild,
     find_rebuild,
     kept_rebuild,
+    read_rebuild,
     refuse_held_tables,
     refuse_while_rebuilt,
     remove_rows,
@@ -124,6 +126,17 @@ def exchange(
     Raises `RefusedError` when readers do not let go of the tables in time, or something holds on to them; nothing is
     changed then.
     """
+    try:
+        return _exchange_if_caught_up(database, subscriber, rebuild, lock_seconds)
+    except (DBAPIError, DatabaseError):
+        # Whoever was faster has taken the tables' names while we waited for them.
+        now = read_rebuild(database, rebuild.operation)
+        if now.state is RebuildState.RUNNING:
+            raise
+        return now.state is RebuildState.DONE
+
+
+def _exchange_if_caught_up(database: Database, subscriber: Subscriber, rebuild: Rebuild, lock_seconds: float) -> bool:
     with translated(database), database.transaction() as connection:
         live = read_subscriber(connection, database, rebuild.subscriber)
         tables = live.declaration.tables + shadow_of(subscriber, rebuild).declaration.tables

@@ -97,12 +97,12 @@ def cancel_rebuild(database: Database, name: str, *, reason: str | None = None) 
     Raises `NotFoundError` when none runs.
     """
     with translated(database), database.transaction() as connection:
-        rebuild = running_rebuild(connection, database, name)
-        if rebuild is None:
-            raise NotFoundError(f"no rebuild of {name!r} runs", remedy="`eventlog rebuilds` lists them")
+        rebuild = _running(connection, database, name)
         shadow = read_subscriber(connection, database, rebuild.shadow)
         drop_tables(connection, database, shadow.declaration.tables)
         read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
+        # It may have been taken into use while we waited for its tables; then there is nothing to cancel.
+        rebuild = _running(connection, database, name)
         remove_rows(connection, database, rebuild.shadow)
         end_rebuild(connection, database, rebuild, RebuildState.CANCELLED, kept=None)
         done = Operation(
@@ -158,6 +158,13 @@ def kept_rebuild(connection: Connection, database: Database, name: str) -> Rebui
     kept = _rebuilds(database).where(table.c.subscriber == name, table.c.kept.is_not(None))
     found = connection.execute(kept.limit(1)).one_or_none()
     return None if found is None else rebuild_from(found)
+
+
+def _running(connection: Connection, database: Database, name: str) -> Rebuild:
+    rebuild = running_rebuild(connection, database, name)
+    if rebuild is None:
+        raise NotFoundError(f"no rebuild of {name!r} runs", remedy="`eventlog rebuilds` lists them")
+    return rebuild
 
 
 def refuse_while_rebuilt(connection: Connection, database: Database, name: str, deed: str) -> None:
