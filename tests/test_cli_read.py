@@ -1,12 +1,13 @@
 """What `read` can be narrowed down to from the command line, and conditions of `append`, on both databases."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from eventlog.clock import utc_now
 from eventlog.events import Event
 from tests.cli_support import Shop, on_terminal
-from tests.log_support import opened
+from tests.log_support import opened, wait_until
 
 
 def said(shop: Shop, *options: str | int) -> list[str]:
@@ -44,7 +45,9 @@ def test_backwards_begins_with_the_last(shop: Shop) -> None:
 
 def test_times_narrow_down_by_when_an_event_was_recorded(shop: Shop) -> None:
     with opened(shop.url) as log:
-        first, second = (log.append(Event({"said": one}, type="note.taken", stream=one))[0] for one in ("a", "b"))
+        first = log.append(Event({"said": "a"}, type="note.taken", stream="a"))[0]
+        wait_until(lambda: utc_now() > first.recorded_at + timedelta(milliseconds=1), what="the clock to go on")
+        second = log.append(Event({"said": "b"}, type="note.taken", stream="b"))[0]
     between = second.recorded_at.isoformat()
     assert first.recorded_at < second.recorded_at
     assert (said(shop, "--since", between), said(shop, "--before", between)) == (["b"], ["a"])
