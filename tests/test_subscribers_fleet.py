@@ -27,7 +27,7 @@ from tests.subscribers_support import (
 )
 
 APPLIED = applied_table()
-IDLE_SECONDS = 6.0
+IDLE_SECONDS = 8.0
 QUERIES_A_SECOND_MAX = 5.0
 """What an idle worker may ask of the database, however many subscribers it has."""
 
@@ -245,7 +245,7 @@ def test_an_idle_worker_with_fifty_subscribers_asks_a_few_queries_a_second(bench
         eventually(lambda: sum(owners(bench).values()) == 49 + 15, what="all leases")
         eventually(lambda: bench.status("halted").state == "halted", what="the halt")
         eventually(lambda: bench.states("later") != {}, what="the failure")
-        threading.Event().wait(2 * IDLE_SECONDS / 3)
+        threading.Event().wait(IDLE_SECONDS / 4)
         with counted(app) as statements:
             threading.Event().wait(IDLE_SECONDS)
 
