@@ -58,6 +58,7 @@ class EventType:
 
 _by_name: dict[str, EventType] = {}
 _by_class: dict[type, EventType] = {}
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeError, RecursionError, UpcastError)
 _PLAIN_VALUES = (
     msgspec.inspect.NoneType,
     msgspec.inspect.BoolType,
@@ -142,17 +143,24 @@ def with_aliases(patterns: Iterable[str]) -> list[str]:
 
 def decode(stored: StoredEvent) -> Recorded[Any]:
     """Read a stored event as the class declared for its type. Raises `UndecodableEventError`, which names the place."""
+    return with_data(stored, decode_data(stored))
+
+
+def decode_data(stored: StoredEvent) -> Any:
+    """Read the data of a stored event alone. Raises `UndecodableEventError`, which names the place."""
     declared = _by_name.get(stored.type)
     try:
-        data = _decode_plain(stored.data) if declared is None else _decode_declared(declared, stored)
+        return _decode_plain(stored.data) if declared is None else _decode_declared(declared, stored)
+    except _UNDECODABLE as error:
+        raise _undecodable(stored, declared, error) from error
+
+
+def with_data(stored: StoredEvent, data: Any) -> Recorded[Any]:
+    """Return the recorded event whose data has been read. Raises `UndecodableEventError`, which names the place."""
+    try:
         metadata: JsonObject = {} if stored.metadata == "{}" else _decode_plain(stored.metadata)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, UpcastError) as error:
-        known_as = declared.data_class.__qualname__ if declared is not None else "JSON"
-        remedy = error.remedy if isinstance(error, UpcastError) else ""
-        raise UndecodableEventError(
-            f"event {stored.position} ({stored.type}) cannot be read as {known_as}: {error}",
-            remedy=remedy or "make the class accept what was recorded (a default, an upcaster), then retry",
-        ) from error
+    except _UNDECODABLE as error:
+        raise _undecodable(stored, _by_name.get(stored.type), error) from error
     return Recorded(
         position=stored.position,
         id=stored.id,
@@ -164,6 +172,15 @@ def decode(stored: StoredEvent) -> Recorded[Any]:
         metadata=metadata,
         recorded_at=stored.recorded_at,
         tags=stored.tags,
+    )
+
+
+def _undecodable(stored: StoredEvent, declared: EventType | None, error: Exception) -> UndecodableEventError:
+    known_as = declared.data_class.__qualname__ if declared is not None else "JSON"
+    remedy = error.remedy if isinstance(error, UpcastError) else ""
+    return UndecodableEventError(
+        f"event {stored.position} ({stored.type}) cannot be read as {known_as}: {error}",
+        remedy=remedy or "make the class accept what was recorded (a default, an upcaster), then retry",
     )
 
 
@@ -187,10 +204,10 @@ def _decode_declared(declared: EventType, stored: StoredEvent) -> Any:
     return declared.decode(text)
 
 
-def is_immutable(recorded: Recorded[Any]) -> bool:
-    """Tell whether nobody can change the event's data or metadata, so that one object may serve many readers."""
-    declared = _by_class.get(type(recorded.data))
-    return declared is not None and declared.immutable and not recorded.metadata
+def is_immutable(data: object) -> bool:
+    """Tell whether nobody can change an event's data, so that one object may serve many readers."""
+    declared = _by_class.get(type(data))
+    return declared is not None and declared.immutable
 
 
 def _cannot_change(info: msgspec.inspect.Type, within: tuple[type, ...] = ()) -> bool:

@@ -5,7 +5,7 @@ An event is an immutable fact. `Event` carries one into the log when a declared 
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -58,19 +58,40 @@ class Recorded(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
 
 
-class StoredEvent(msgspec.Struct, frozen=True, array_like=True):
-    """A row of the log as it was read, its data and metadata still JSON text."""
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
+    """A row of the log as it was read, its data and metadata still JSON text.
+
+    `id`, `recorded_at` and `tags` are made of what the driver gave when somebody asks: few who read need them, and they
+    would cost more than the rest of the row. A time without a zone is UTC. Nothing held here can refer back to the
+    event, so the garbage collector need not look at it.
+    """
 
     position: int
-    id: UUID
+    row_id: UUID | str
     stream: str
     version: int
     type: str
     type_version: int
     data: str
     metadata: str
-    recorded_at: datetime
-    tags: tuple[str, ...] = ()
+    row_time: datetime | str
+    row_tags: Sequence[str] | str | None = None
+    """JSON, where it is a text."""
+
+    @property
+    def id(self) -> UUID:
+        return UUID(self.row_id) if isinstance(self.row_id, str) else self.row_id
+
+    @property
+    def recorded_at(self) -> datetime:
+        moment = datetime.fromisoformat(self.row_time) if isinstance(self.row_time, str) else self.row_time
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        if not self.row_tags:
+            return ()
+        return tuple(msgspec.json.decode(self.row_tags) if isinstance(self.row_tags, str) else self.row_tags)
 
 
 def caused_by(cause: Recorded[Any]) -> JsonObject:

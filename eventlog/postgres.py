@@ -48,7 +48,9 @@ from eventlog.schema.tables import tables
 
 CONNECT_TIMEOUT_SECONDS = 5
 
-_COLUMNS = "position, id, stream, version, type, type_version, data::text, metadata::text, recorded_at, tags"
+_COLUMNS = """position, id, stream, version, type, type_version, data::text, metadata::text,
+recorded_at at time zone 'UTC', tags"""
+"""Times without a zone, which is UTC: the driver would look the session's up for each."""
 
 _INSERT_ONE = """
 insert into {events} (id, stream, version, type, type_version, data, metadata, tags)
@@ -183,11 +185,11 @@ class PostgresDatabase:
 
     def find(self, connection: Connection, ids: Collection[UUID]) -> dict[UUID, StoredEvent]:
         rows = self._rows(connection, f"{self._select} where id = any(%s::uuid[])", [list(ids)])
-        return {row[1]: _stored(row) for row in rows}
+        return {row[1]: StoredEvent(*row) for row in rows}
 
     def event_at(self, connection: Connection, position: int) -> StoredEvent | None:
         rows = self._rows(connection, f"{self._select} where position = %s", [position])
-        return _stored(rows[0]) if rows else None
+        return StoredEvent(*rows[0]) if rows else None
 
     def versions(self, connection: Connection, streams: Collection[str]) -> dict[str, int]:
         question = (
@@ -212,7 +214,8 @@ class PostgresDatabase:
         return lambda: PostgresBell(engine, schema=self.schema, notify=self._notify, tries_poolers=tries_poolers)
 
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
-        return [_stored(row) for row in self._rows(connection, *page_statement(self._words, query))]
+        rows = self._rows(connection, *page_statement(self._words, query))
+        return [StoredEvent(*row) for row in rows]
 
     def next_epoch(self, connection: Connection) -> int:
         return int(self._rows(connection, f"select nextval('{self.schema}.epochs')")[0][0])
@@ -390,22 +393,6 @@ def _engine(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:
 
 def _driver(connection: Connection) -> Driver:
     return driver_of(connection.connection)
-
-
-def _stored(row: Sequence[Any]) -> StoredEvent:
-    position, event_id, stream, version, event_type, type_version, data, metadata, recorded_at, tags = row
-    return StoredEvent(
-        position,
-        event_id,
-        stream,
-        version,
-        event_type,
-        type_version,
-        data,
-        metadata,
-        recorded_at.astimezone(UTC),
-        tuple(tags) if tags else (),
-    )
 
 
 def _one(event: PendingEvent, expected: Expected) -> dict[str, Any]:

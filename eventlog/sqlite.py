@@ -159,11 +159,11 @@ class SqliteDatabase:
     def find(self, connection: Connection, ids: Collection[UUID]) -> dict[UUID, StoredEvent]:
         asked = msgspec.json.encode([str(one) for one in ids]).decode()
         rows = self._rows(connection, f"{self._select} where id in (select value from json_each(?))", [asked])
-        return {found.id: found for found in map(_stored, rows)}
+        return {found.id: found for found in (StoredEvent(*row) for row in rows)}
 
     def event_at(self, connection: Connection, position: int) -> StoredEvent | None:
         rows = self._rows(connection, f"{self._select} where position = ?", [position])
-        return _stored(rows[0]) if rows else None
+        return StoredEvent(*rows[0]) if rows else None
 
     def versions(self, connection: Connection, streams: Collection[str]) -> dict[str, int]:
         asked = msgspec.json.encode(list(streams)).decode()
@@ -189,7 +189,7 @@ class SqliteDatabase:
         return lambda: SqliteBell(self.engine, self._commits)
 
     def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
-        return [_stored(row) for row in self._rows(connection, *page_statement(self._words, query))]
+        return [StoredEvent(*row) for row in self._rows(connection, *page_statement(self._words, query))]
 
     def next_epoch(self, connection: Connection) -> int:
         return int(self._rows(connection, f"update {self._epochs} set value = value + 1 returning value")[0][0])
@@ -341,22 +341,6 @@ def _driver_errors(connection: Connection, sql: str) -> Iterator[None]:
 def _driver(connection: Connection) -> Any:
     """The driver's own connection: sqlite3's, or aiosqlite's, which has the same attributes."""
     return connection.connection.driver_connection
-
-
-def _stored(row: Sequence[Any]) -> StoredEvent:
-    position, id_text, stream, version, event_type, type_version, data, metadata, recorded_at, tags = row
-    return StoredEvent(
-        position,
-        UUID(id_text),
-        stream,
-        version,
-        event_type,
-        type_version,
-        data,
-        metadata,
-        datetime.fromisoformat(recorded_at),
-        tuple(msgspec.json.decode(tags)) if tags else (),
-    )
 
 
 def _row(item: PendingEvent, version: int, now: str) -> tuple[Any, ...]:

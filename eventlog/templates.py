@@ -2,6 +2,7 @@
 
 import string
 from enum import Enum
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -55,8 +56,10 @@ def is_unset(template: str, data: msgspec.Struct) -> bool:
     return any(getattr(data, name) is None for name in _names_in(template))
 
 
-def _names_in(template: str) -> list[str]:
-    return [name for _text, name, _format, _conversion in string.Formatter().parse(template) if name is not None]
+@cache
+def _names_in(template: str) -> tuple[str, ...]:
+    """The fields a template names; asked for each event, and there are only as many as declarations have."""
+    return tuple(name for _text, name, _format, _conversion in string.Formatter().parse(template) if name is not None)
 
 
 def _value(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, DateTime, Dialect, String
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
@@ -49,14 +50,17 @@ class database_now(ColumnElement[datetime]):  # noqa: N801 - reads as the SQL fu
     inherit_cache = True
 
 
-class seconds_from_now(ColumnElement[datetime]):  # noqa: N801
-    """The database's clock moved by `seconds`, a number or an SQL expression that may be negative."""
+class seconds_from_now(FunctionElement[datetime]):  # noqa: N801
+    """The database's clock moved by seconds, a number or an SQL expression that may be negative.
+
+    A function element, which SQLAlchemy can look into: what it cannot, it compiles anew for each execution.
+    """
 
     type = Timestamp()
-    inherit_cache = False
+    inherit_cache = True
 
     def __init__(self, seconds: ColumnElement[float]) -> None:
-        self.seconds = seconds
+        super().__init__(seconds)
 
 
 @compiles(database_now, "postgresql")
@@ -71,11 +75,11 @@ def _now_sqlite(_element: database_now, _compiler: SQLCompiler, **_options: Any)
 
 @compiles(seconds_from_now, "postgresql")
 def _later_postgres(element: seconds_from_now, compiler: SQLCompiler, **options: Any) -> str:
-    seconds = compiler.process(element.seconds, **options)
+    seconds = compiler.process(element.clauses, **options)
     return f"clock_timestamp() + make_interval(secs => cast({seconds} as double precision))"
 
 
 @compiles(seconds_from_now, "sqlite")
 def _later_sqlite(element: seconds_from_now, compiler: SQLCompiler, **options: Any) -> str:
-    seconds = compiler.process(element.seconds, **options)
+    seconds = compiler.process(element.clauses, **options)
     return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', {seconds} || ' seconds')"

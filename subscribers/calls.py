@@ -70,6 +70,10 @@ class Caller:
             )
         return handler
 
+    def may_call_alone(self, handler: Handler) -> bool:
+        """Tell whether a call of a handler is a call of its function with one event, and nothing around it."""
+        return handler.takes_one_alone and not self._surrounded
+
     def call(self, call: Call) -> None:
         """Make a call and wait for its end; raises what decoding or the handler raises."""
         if call.handler.is_coroutine:

@@ -14,10 +14,13 @@ from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.results import CulpritError, EventFailedError, HandlerFailedError, InterruptedTurnError, Ran
-from eventlog.subscribers.routing import Handler
+from eventlog.subscribers.routing import Handler, Wants
 from eventlog.subscribers.runtime import Runtime
 from eventlog.subscribers.settling import Settling, log_turn, logger
 from eventlog.subscribers.side_by_side import SideBySide
+
+LIST_EVENTS_MAX = 1_000
+"""How many events a handler of lists is given at a time: when one of them fails, they are handed out one by one."""
 
 SETTLE_SECONDS = 1.0
 """At the latest after so long, and the call at hand, a checkpoint is written."""
@@ -41,7 +44,13 @@ class HandingOut:
             return self._hand_out_side_by_side(batch, handed_before)
         ran = Ran()
         began = self._runtime.clock.monotonic()
-        for handler, items in self._units(batch):
+        if not self._held_back.holds_any and self._outage.handler is None:
+            self._hand_out_alone(batch, ran, began)
+            if ran.done == len(batch) or ran.stays is not None or ran.outage is not None:
+                return ran
+            if ran.done and self.time_to_settle(began, SETTLE_SECONDS):
+                return ran
+        for handler, items in self._units(batch[ran.done :]):
             blocked = Ran(keys=ran.keys)
             free = self._pass_by_blocked(handler, items, blocked, handed_before=handed_before)
             if free:
@@ -121,6 +130,43 @@ class HandingOut:
 
     def time_to_settle(self, began: float, seconds: float, *, least: bool = True) -> bool:
         return least and (self._runtime.stop.is_set() or self._runtime.clock.monotonic() - began > seconds)
+
+    def _hand_out_alone(self, batch: Sequence[FeedItem], ran: Ran, began: float) -> None:
+        """Call plain functions with one event each, up to the first event that fails or needs more than that.
+
+        What is asked between two calls is what a long batch cannot do without: the clock and the stop. It is most of
+        what catching up with a long log costs.
+        """
+        find, may_call_alone = self._subscriber.routes.find, self._caller.may_call_alone
+        clock, stop, lease, succeeded = self._runtime.clock, self._runtime.stop, self._lease, ran.succeeded
+        known: Handler | None = None
+        for item in batch:
+            handler = find(item.stored.type)
+            if handler is None or (handler is not known and not may_call_alone(handler)):
+                break
+            known = handler
+            now = clock.monotonic()
+            if ran.done and (now - began > SETTLE_SECONDS or stop.is_set()):
+                break
+            if not lease.is_valid_at(now):
+                lease.check()
+            try:
+                handler.check(handler.function(item.data() if handler.wants is Wants.DATA else item.recorded()))
+            except NOT_A_FAILURE:
+                raise
+            except BaseException as error:
+                self._succeeded(ran)
+                seconds = clock.monotonic() - now
+                self._settling.failure(item, error, seconds=seconds, ran=ran)
+                ran.done += ran.stays is None
+                return
+            succeeded.add(handler.name)
+            ran.done += 1
+        self._succeeded(ran)
+
+    def _succeeded(self, ran: Ran) -> None:
+        for name in ran.succeeded:
+            self._outage.succeeded(name)
 
     def _hand_out_unit(self, call: Call, ran: Ran) -> None:
         began = self._runtime.clock.monotonic()
@@ -217,14 +263,16 @@ class HandingOut:
         while start < len(batch):
             handler = self._caller.handler_of(batch[start])
             end = start + 1
-            while handler.takes_list and end < len(batch) and self._is_same(batch[end], handler):
+            last = min(len(batch), start + LIST_EVENTS_MAX)
+            while handler.takes_list and end < last and self._is_same(batch[end], handler):
                 end += 1
             yield handler, batch[start:end]
             start = end
 
     def _is_same(self, item: FeedItem, handler: Handler) -> bool:
         """Whether an event goes to the same function, which may be registered several times."""
-        return self._caller.handler_of(item).function is handler.function
+        other = self._caller.handler_of(item)
+        return other is handler or other.function is handler.function
 
     def broken(self, seconds: float) -> UsageError:
         if seconds >= self._runtime.lease_seconds:

@@ -53,6 +53,11 @@ class HeldBack:
         return key in self._by_key
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is no entry to mind."""
+        return not self._entries
+
+    @property
     def holds_any(self) -> bool:
         return bool(self._by_key)
 

@@ -230,7 +230,7 @@ class Partition:
             return self._pass_by(page, None)
         if page.scanned_through <= now or self._runtime.stop.is_set() or not self._may_deliver():
             return Delivered()
-        wanted = [item for item in page.items if self._is_wanted(item)]
+        wanted = self._wanted(page)
         due, waits_before = self._not_in_ledger(wanted)
         if self._in_doubt:
             self._in_doubt = False
@@ -261,8 +261,14 @@ class Partition:
         )
         return False
 
+    def _wanted(self, page: Page) -> list[FeedItem]:
+        """The events of a page that have a handler here, and belong to this partition."""
+        if self.subscriber.partitions == 1 and not self._floors.matter_after(page.after):
+            find = self.subscriber.routes.find
+            return [item for item in page.items if find(item.stored.type) is not None]
+        return [item for item in page.items if self._is_wanted(item)]
+
     def _is_wanted(self, item: FeedItem) -> bool:
-        """Whether an event has a handler here, and belongs to this partition."""
         if self.subscriber.routes.find(item.type) is None:
             return False
         floored = self._floors.matter_after(item.position - 1)
@@ -275,6 +281,8 @@ class Partition:
 
     def _not_in_ledger(self, wanted: Sequence[FeedItem]) -> tuple[list[FeedItem], int | None]:
         """Leave out events whose entry is open or skipped; stop before the first that is waited at."""
+        if self._held_back.is_empty:
+            return list(wanted), None
         due: list[FeedItem] = []
         for item in wanted:
             held = self._held_back.at(item.position)

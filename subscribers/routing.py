@@ -51,11 +51,19 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises `DeclarationError` for what would be handled by nobody: a coroutine or a generator that it returned.
         """
-        result = self._begin(events, context)
+        self.check(self._begin(events, context))
+
+    def check(self, result: object) -> None:
+        """Look at what the function returned. Raises `DeclarationError` for what runs nothing."""
         if result is not None and (inspect.isawaitable(result) or inspect.isgenerator(result)):
             if inspect.iscoroutine(result):
                 result.close()
             raise _runs_nothing(self.name)
+
+    @property
+    def takes_one_alone(self) -> bool:
+        """Whether it is a plain function of one event and nothing else."""
+        return not (self.takes_context or self.takes_list or self.is_coroutine)
 
     async def call_awaited(self, events: Sequence[Recorded[Any]], context: object) -> None:
         """Call a coroutine function, and await it."""
@@ -72,7 +80,10 @@ class Routes:
 
     def __init__(self) -> None:
         self._by_pattern: dict[str, Handler] = {}
-        self._found: dict[str, Handler | None] = {}
+        self._found = _Found(self.look_up)
+        self.find: Callable[[str], Handler | None] = self._found.__getitem__
+        """The handler for a type, None when no pattern covers it nor its new name. Remembered per type, since it is
+        asked for each event."""
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -92,22 +103,29 @@ class Routes:
             self._by_pattern[pattern] = handler
         self._found.clear()
 
-    def find(self, event_type: str) -> Handler | None:
-        """Return the handler for a type, None when no pattern covers it nor its new name. Remembered per type.
+    def look_up(self, event_type: str) -> Handler | None:
+        """Look through the patterns, once per type.
 
-        Where a pattern for the new name and one for the old are equally specific, the one for the name stored goes
+        Where one for the new name of a type and one for the old are equally specific, the one for the name stored goes
         before.
         """
-        try:
-            return self._found[event_type]
-        except KeyError:
-            declared = declared_as(event_type)
-            names = {event_type, declared.name if declared is not None else event_type}
-            matching = [pattern for pattern in self._by_pattern if any(covers(pattern, name) for name in names)]
-            best = max(matching, key=lambda one: (specificity(one), covers(one, event_type)), default=None)
-            handler = self._by_pattern[best] if best is not None else None
-            self._found[event_type] = handler
-            return handler
+        declared = declared_as(event_type)
+        names = {event_type, declared.name if declared is not None else event_type}
+        matching = [pattern for pattern in self._by_pattern if any(covers(pattern, name) for name in names)]
+        best = max(matching, key=lambda one: (specificity(one), covers(one, event_type)), default=None)
+        return self._by_pattern[best] if best is not None else None
+
+
+class _Found(dict[str, Handler | None]):
+    """The handlers found so far, by type; others are looked for."""
+
+    def __init__(self, look: Callable[[str], Handler | None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def __missing__(self, event_type: str) -> Handler | None:
+        handler = self[event_type] = self._look(event_type)
+        return handler
 
 
 def handler_of(function: HandlerFunction, *, pattern: str | None = None, batch: bool = False) -> Handler:

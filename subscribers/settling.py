@@ -54,15 +54,17 @@ class Settling:
             now, in_hand=last.position, handled_through=max(now.handled_through, last.position)
         )
         if announced != now:
-            with self.fenced(announced):
-                pass
+            self.lease.move(announced)
 
     def settle(self, to: int, ran: Ran, *, in_hand: int = 0) -> None:
         """Move the checkpoint and write what came of events, in one transaction."""
         handed = max((one.position for one in ran.entries if one.attempt is not None), default=0)
         progress = self.moved_to(to, handed_through=max(handed, in_hand), in_hand=in_hand)
-        with self.fenced(progress) as connection:
-            self.write(connection, ran)
+        if ran.entries or ran.outage is not None or self.outage.handler is not None:
+            with self.fenced(progress) as connection:
+                self.write(connection, ran)
+        else:
+            self.lease.move(progress)
         self.wrote(ran)
 
     @contextmanager

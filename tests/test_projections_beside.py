@@ -117,7 +117,10 @@ def test_code_of_the_version_before_does_not_run_what_has_been_exchanged(bench: 
         first_version(bench).register()
 
 
-def test_a_rebuild_goes_on_where_a_worker_that_was_killed_had_come(bench: Bench) -> None:
+def test_a_rebuild_goes_on_where_a_worker_that_was_killed_had_come(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventlog.subscribers.feed.PAGE_EVENTS", 500)
     bench.send(600)
     first_version(bench).drain()
     app = second_version(bench)

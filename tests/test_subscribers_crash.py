@@ -282,6 +282,7 @@ def test_a_rebuild_whose_worker_is_killed_goes_on_and_the_live_tables_serve(
     sent = bench.send(600)
     bench.drain("board")
     monkeypatch.setenv("VERSION", "2")
+    monkeypatch.setenv("PAGE_EVENTS", "500")
     child = bench.start("board", "run", "stand", "550")
     child.wait_for("inside 550")
     child.kill()

@@ -71,8 +71,9 @@ class _FailingRoutes(Routes):
 
     def add(self, handler: Handler) -> None:
         self._routes.add(handler)
+        self._found.clear()
 
-    def find(self, event_type: str) -> Handler | None:
+    def look_up(self, event_type: str) -> Handler | None:
         handler = self._routes.find(event_type)
         if handler is None:
             return None

@@ -44,14 +44,14 @@ def _recorded(pending: PendingEvent, position: int) -> Recorded[Any]:
     return decode(
         StoredEvent(
             position=position,
-            id=pending.id,
+            row_id=pending.id,
             stream=pending.stream,
             version=pending.number,
             type=pending.type,
             type_version=pending.type_version,
             data=pending.data_text,
             metadata=pending.metadata_text,
-            recorded_at=FIRST_MOMENT + timedelta(seconds=position),
-            tags=pending.tags,
+            row_time=FIRST_MOMENT + timedelta(seconds=position),
+            row_tags=pending.tags,
         )
     )
