@@ -3,7 +3,7 @@
 Everything that can be wrong with an event by itself is found here, so that a refused append has touched nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from eventlog.encoding import check_metadata, encode_data, encode_metadata
 from eventlog.errors import InvalidEventError, UsageError
 from eventlog.event_types import EventType, declared_as, declared_for
 from eventlog.events import Event, JsonObject
-from eventlog.ids import new_id
+from eventlog.ids import new_ids
 from eventlog.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, STREAM_CHARACTERS_MAX
 from eventlog.patterns import check_type
 from eventlog.query import Query, check_queries
@@ -53,6 +53,7 @@ def prepare(
 ) -> list[PendingEvent]:
     """Check and encode events in the order given. Raises `InvalidEventError`; nothing has been sent then."""
     shared = Event(None, stream=stream, metadata=check_metadata(metadata), tags=check_tags(tags))
+    fresh_ids = new_ids(len(events))
     numbers: dict[str, int] = {}
     ids: set[UUID] = set()
     if len(events) > BATCH_EVENTS_MAX:
@@ -60,7 +61,7 @@ def prepare(
     pending = []
     size = 0
     for item in events:
-        one = _pending(_as_event(item), shared, numbers, ids)
+        one = _pending(_as_event(item), shared, numbers, ids, fresh_ids)
         size += _bytes(one.data_text) + _bytes(one.metadata_text)
         if size > BATCH_BYTES_MAX:
             raise _too_large(f"more than {BATCH_BYTES_MAX:,} bytes of data and metadata")
@@ -131,22 +132,20 @@ def _pending(
     shared: Event[None],
     numbers: dict[str, int],
     ids: set[UUID],
+    fresh_ids: Iterator[UUID],
 ) -> PendingEvent:
     declared = declared_for(type(event.data))
-    name = check_type(_text(event.type or (declared.name if declared else None), what="type"))
-    if declared is not None and name != declared.name:
-        raise InvalidEventError(
-            f"{type(event.data).__qualname__} is declared as {declared.name!r}, not {name!r}",
-            remedy="leave type out for a declared class",
-        )
+    name = _type_name(event, declared)
     given = event.stream if event.stream is not None else shared.stream
     if given is None and declared is not None:
         given = declared.stream_of(event.data)
     into = _check_stream(given)
     numbers[into] = numbers.get(into, 0) + 1
-    merged = {**(shared.metadata or {}), **check_metadata(event.metadata)}
+    merged = dict(shared.metadata or {})
+    if event.metadata is not None:
+        merged.update(check_metadata(event.metadata))
     return PendingEvent(
-        id=_check_id(event.id, ids) if event.id is not None else new_id(),
+        id=_check_id(event.id, ids) if event.id is not None else next(fresh_ids),
         id_given=event.id is not None,
         stream=into,
         number=numbers[into],
@@ -160,8 +159,21 @@ def _pending(
     )
 
 
+def _type_name(event: Event[Any], declared: EventType | None) -> str:
+    """Return the name of the type; that of a declaration has been checked there."""
+    if declared is not None and not event.type:
+        return declared.name
+    name = check_type(_text(event.type, what="type"))
+    if declared is not None and name != declared.name:
+        raise InvalidEventError(
+            f"{type(event.data).__qualname__} is declared as {declared.name!r}, not {name!r}",
+            remedy="leave type out for a declared class",
+        )
+    return name
+
+
 def _all_tags(event: Event[Any], declared: EventType | None, shared: Event[None]) -> tuple[str, ...]:
-    by_declaration = declared.tags_of(event.data) if declared is not None else ()
+    by_declaration = declared.tags_of(event.data) if declared is not None and declared.tag_templates else ()
     if not event.tags and not by_declaration:
         return tuple(shared.tags)
     return check_tags((*by_declaration, *check_tags(event.tags), *shared.tags))

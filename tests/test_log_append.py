@@ -70,6 +70,24 @@ def test_a_batch_over_hundreds_of_interleaved_streams_keeps_order_and_versions(l
     assert appended == everything(log)
 
 
+def test_many_events_keep_whatever_separates_values_elsewhere(log: EventLog) -> None:
+    """A batch is sent column by column: names and texts with commas, quotes, braces, control characters."""
+    texts = ["\x1e", "a\x1eb\x1f", "tab\tand\nline", "null", "", "\\N", '{"a","b"}', "'); --"]
+    streams = ["a,b", '"quoted"', "{brace}", "null", "\\N", "back\\slash", "%s", "'"]
+    tags = [(), ("null",), ('a"b', "c,d"), ("{", "}"), ("\\",), (), ("x y",), ("%(ids)s",)]
+    events = [
+        Event({"text": text}, type="note.kept", stream=stream, metadata={"of": text}, tags=tag)
+        for text, stream, tag in zip(texts, streams, tags, strict=True)
+    ]
+
+    log.append(*events)
+
+    read = list(log.read())
+    assert [(one.data["text"], one.stream, one.metadata["of"], one.tags) for one in read] == list(
+        zip(texts, streams, texts, tags, strict=True)
+    )
+
+
 def test_an_append_of_nothing_records_nothing(log: EventLog) -> None:
     assert log.append() == []
     assert log.head() == 0
