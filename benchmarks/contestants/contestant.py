@@ -22,6 +22,11 @@ class NotOfferedError(Exception):
 class Contestant(ABC):
     """One way to do the job, on one empty database that is thrown away afterwards."""
 
+    name: ClassVar[str]
+    workloads: ClassVar[frozenset[str]]
+    """Those it has something to offer for, at all or by a way its makers advise."""
+    is_slow: ClassVar[bool] = False
+    """Whether catching up is measured with fewer events."""
     packages: ClassVar[tuple[str, ...]] = ()
     """The distributions whose versions are reported."""
 
@@ -36,6 +41,10 @@ class Contestant(ABC):
     def appender(self) -> AbstractContextManager[Append]:
         """Lend a way to append, with a connection of its own."""
 
+    def appender_with_row(self) -> AbstractContextManager[Append]:
+        """Lend a way to append in a transaction that also writes a row of the caller's, by SQLAlchemy."""
+        raise NotOfferedError
+
     @abstractmethod
     def follow(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
         """Hand every event to a handler as it comes, keeping what was done durably, until `stop` is set."""
@@ -46,6 +55,10 @@ class Contestant(ABC):
 
     def project(self, events: int) -> None:
         """Make the read model of what is recorded, so many events; exactly once where that can be had."""
+        raise NotOfferedError
+
+    def project_by_event(self, events: int) -> None:
+        """Make the read model with a statement for each event."""
         raise NotOfferedError
 
     def board(self) -> Board:

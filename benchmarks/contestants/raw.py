@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event as Flag
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 import psycopg
+import sqlalchemy
+from sqlalchemy.orm import Session
 
 from benchmarks.contestants.contestant import Append, Board, Contestant, Handle
-from benchmarks.flights import Arrived, FlightEvent, type_of
-from eventlog.event_types import declared_as
+from benchmarks.contestants.rows import ONE_MORE, ORDERS, engine_of, metadata
+from benchmarks.flights import DECODERS, Arrived, FlightEvent, type_of
 from eventlog.log import EventLog
 
 COLUMNS = "id, stream, version, type, type_version, data, metadata, tags"
@@ -25,60 +28,89 @@ select position, id, stream, version, type, type_version, data::text, metadata::
 from raw.events where position > %s order by position limit 1000
 """
 UPSERT = """
-insert into raw.board (carrier, arrived, last)
+insert into board (carrier, arrived, last)
 select * from unnest(%s::text[], %s::bigint[], %s::bigint[])
 on conflict (carrier) do update set arrived = excluded.arrived, last = excluded.last
 """
 
 
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
 class Raw(Contestant):
     """psycopg, prepared statements, COPY in text format, keyset pages of a thousand."""
 
+    name = "raw"
+    workloads = frozenset({"W1", "W1t", "W2-8", "W2-32", "W3", "W4", "W5", "W5p", "W7-1", "W7-100"})
     packages = ("psycopg",)
 
     def create(self) -> None:
         log = EventLog(self.url)
         log.init()
         log.engine.dispose()
-        with self._connected() as connection:
+        with self.connected() as connection:
             connection.execute("create schema raw")
             connection.execute("create table raw.events (like eventlog.events including all)")
-            connection.execute("create table raw.board (carrier text primary key, arrived bigint, last bigint)")
+        engine = engine_of(self.url)
+        metadata.create_all(engine)
+        engine.dispose()
 
     @contextmanager
     def appender(self) -> Iterator[Append]:
-        with self._connected() as connection, connection.cursor() as cursor:
+        with self.connected() as connection, connection.cursor() as cursor:
 
             def append(events: Sequence[FlightEvent]) -> None:
                 if len(events) == 1:
-                    cursor.execute(INSERT, _row(events[0])[:5])
+                    cursor.execute(INSERT, row_of(events[0]))
                     return
                 with cursor.copy(COPY) as copy:
                     for event in events:
-                        ident, stream, version, name, data = _row(event)
+                        ident, stream, version, name, data = row_of(event)
                         copy.write_row((ident, stream, version, name, 1, data, "{}", None))
 
             yield append
 
+    @contextmanager
+    def appender_with_row(self) -> Iterator[Append]:
+        """Two plain rows in one Session."""
+        engine = engine_of(self.url)
+        table = sqlalchemy.Table("events", sqlalchemy.MetaData(), schema="raw", autoload_with=engine)
+
+        def append(events: Sequence[FlightEvent]) -> None:
+            ident, stream, version, name, data = row_of(events[0])
+            with Session(engine) as session, session.begin():
+                session.execute(ORDERS.insert(), {"note": stream})
+                values = {
+                    "id": ident,
+                    "stream": stream,
+                    "version": version,
+                    "type": name,
+                    "data": msgspec.json.decode(data),
+                }
+                session.execute(table.insert(), values)
+
+        yield append
+        engine.dispose()
+
     def follow(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
-        with self._connected() as connection:
-            (at,) = connection.execute("select coalesce(max(position), 0) from raw.events").fetchone() or (0,)
+        with self.connected() as connection:
+            at = self.head(connection)
             ready()
             while not stop.is_set():
                 rows = connection.execute(PAGE, [at]).fetchall()
                 for row in rows:
-                    handle(_decoded(row))
+                    handle(decoded(row))
                 at = rows[-1][0] if rows else at
                 if not rows:
                     time.sleep(0.001)
 
     def catch_up(self, events: int, handle: Handle) -> None:
-        with self._connected() as connection:
+        with self.connected() as connection:
             at = done = 0
             while done < events:
                 rows = connection.execute(PAGE, [at]).fetchall()
                 for row in rows:
-                    handle(_decoded(row))
+                    handle(decoded(row))
                 at, done = rows[-1][0], done + len(rows)
 
     def project(self, events: int) -> None:
@@ -89,7 +121,7 @@ class Raw(Contestant):
                 rows = connection.execute(PAGE, [at]).fetchall()
                 touched = set()
                 for row in rows:
-                    event = _decoded(row)
+                    event = decoded(row)
                     if isinstance(event, Arrived):
                         touched.add(event.carrier)
                         counts[event.carrier] = (counts.get(event.carrier, (0, 0))[0] + 1, event.minutes)
@@ -98,27 +130,47 @@ class Raw(Contestant):
                 connection.commit()
                 at, done = rows[-1][0], done + len(rows)
 
+    def project_by_event(self, events: int) -> None:
+        engine = engine_of(self.url)
+        with engine.connect() as connection, self.connected() as reader:
+            at = done = 0
+            while done < events:
+                rows = reader.execute(PAGE, [at]).fetchall()
+                for row in rows:
+                    event = decoded(row)
+                    if isinstance(event, Arrived):
+                        connection.execute(ONE_MORE, {"carrier": event.carrier, "arrived": 1, "last": event.minutes})
+                connection.commit()
+                at, done = rows[-1][0], done + len(rows)
+        engine.dispose()
+
+    def head(self, connection: Connection) -> int:
+        """The last position that is recorded."""
+        row = connection.execute("select coalesce(max(position), 0) from raw.events").fetchone()
+        return int(row[0]) if row else 0
+
     def board(self) -> Board:
-        with self._connected() as connection:
-            rows = connection.execute("select carrier, arrived, last from raw.board").fetchall()
+        with self.connected() as connection:
+            rows = connection.execute("select carrier, arrived, last from board").fetchall()
         return {carrier: (arrived, last) for carrier, arrived, last in rows}
 
-    def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
+    def connected(self) -> Connection:
+        """A connection that prepares every statement at its first use, and commits each."""
         connection = psycopg.connect(self.url, autocommit=True)
         connection.prepare_threshold = 0
         return connection
 
 
-def _row(event: FlightEvent) -> tuple[object, ...]:
-    """Versions are not looked up: a random one stands in, wide enough to be unique."""
+def row_of(event: FlightEvent) -> tuple[Any, ...]:
+    """Id, stream, version, type and data. The version is random, which saves looking it up."""
     ident = uuid4()
     return ident, event.flight, ident.int >> 66, type_of(event), msgspec.json.encode(event).decode()
 
 
-def _decoded(row: Sequence[object]) -> FlightEvent:
-    declared = declared_as(str(row[4]))
-    assert declared is not None
-    return declared.decode(row[6])
+def decoded(row: Sequence[Any]) -> FlightEvent:
+    """Decode the data of a row by its type."""
+    event: FlightEvent = DECODERS[row[4]](row[6])
+    return event
 
 
 CONTESTANT = Raw

@@ -1,15 +1,17 @@
 """This project, by its public interface: `log.append`, an effect and a view, drained or in a worker."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event as Flag
 
 import msgspec
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from benchmarks.contestants.contestant import Append, Board, Contestant, Handle
+from benchmarks.contestants.rows import BOARD, ONE_MORE, ORDERS, metadata
 from benchmarks.flights import Arrived, FlightEvent
-from eventlog import App
+from eventlog import App, Context
 from eventlog.log import EventLog
 from eventlog.projections import View
 
@@ -25,17 +27,32 @@ class Place(msgspec.Struct, frozen=True):
 class Rewindlog(Contestant):
     """An effect delivered at least once, with durable checkpoints; a view, exactly once."""
 
+    name = "rewindlog"
+    workloads = frozenset({"W1", "W1t", "W2-8", "W2-32", "W3", "W4", "W5", "W5p", "W6", "W7-1", "W7-100"})
     packages = ("rewindlog", "sqlalchemy", "psycopg", "msgspec")
 
     def create(self) -> None:
         log = EventLog(self.url)
         log.init()
+        metadata.create_all(log.engine, tables=[ORDERS])
         log.engine.dispose()
 
     @contextmanager
     def appender(self) -> Iterator[Append]:
         log = EventLog(self.url)
         yield lambda events: _drop(log.append(*events))
+        log.engine.dispose()
+
+    @contextmanager
+    def appender_with_row(self) -> Iterator[Append]:
+        log = EventLog(self.url)
+
+        def append(events: Sequence[FlightEvent]) -> None:
+            with Session(log.engine) as session, session.begin():
+                session.execute(ORDERS.insert(), {"note": events[0].flight})
+                log.append(events[0], tx=session)
+
+        yield append
         log.engine.dispose()
 
     def follow(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
@@ -61,6 +78,17 @@ class Rewindlog(Contestant):
             return Place(arrived.carrier, (row.arrived if row else 0) + 1, arrived.minutes)
 
         app.add(board)
+        app.register()
+        app.drain()
+        app.engine.dispose()
+
+    def project_by_event(self, events: int) -> None:
+        app = App(self.url)
+
+        @app.projection("board", tables=[BOARD])
+        def arrive(arrived: Arrived, ctx: Context) -> None:
+            ctx.connection.execute(ONE_MORE, {"carrier": arrived.carrier, "arrived": 1, "last": arrived.minutes})
+
         app.register()
         app.drain()
         app.engine.dispose()
