@@ -106,6 +106,9 @@ def _show(workload: str, found: Sequence[Measured]) -> None:
     for one in found:
         for unit, values in one.rounds.items():
             middle = one.median(unit)
+            if unit == "lost":
+                print(f"  {'':15}{middle:11,.0f} events lost in a run")
+                continue
             ratio = f"{middle / limit.median(unit):6.2f} of {limit.contestant}" if limit is not None else ""
             shown = f"{middle:11,.0f}/s" if unit == "rate" else f"{unit} {middle:6.2f} ms"
             spread = (max(values) - min(values)) / middle
