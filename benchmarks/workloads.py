@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.contestants import load
-from benchmarks.contestants.contestant import Board, Contestant
+from benchmarks.contestants.contestant import Append, Board, Contestant
 from benchmarks.flights import Arrived, FlightEvent, read_events
 
 SECONDS = 4.0
@@ -41,28 +41,14 @@ Result = dict[str, float]
 
 def lone(contestant: Contestant) -> Result:
     """W1: lone durable appends by one client, each a transaction of its own."""
-    events = iter(read_events(60_000))
     with contestant.appender() as append:
-        for _ in range(50):
-            append([next(events)])
-        count, began = 0, time.perf_counter()
-        while (passed := time.perf_counter() - began) < SECONDS:
-            append([next(events)])
-            count += 1
-    return {"rate": count / passed}
+        return {"rate": _one_by_one(append)}
 
 
 def beside_a_row(contestant: Contestant) -> Result:
     """W1t: an append and a row of the caller's, in the caller's Session."""
-    events = iter(read_events(60_000))
     with contestant.appender_with_row() as append:
-        for _ in range(50):
-            append([next(events)])
-        count, began = 0, time.perf_counter()
-        while (passed := time.perf_counter() - began) < SECONDS:
-            append([next(events)])
-            count += 1
-    return {"rate": count / passed}
+        return {"rate": _one_by_one(append)}
 
 
 def crowd(clients: int, *, call_events: int = 1) -> Callable[[Contestant], Result]:
@@ -182,6 +168,18 @@ def board_of(events: list[FlightEvent]) -> Board:
         if isinstance(event, Arrived):
             board[event.carrier] = (board.get(event.carrier, (0, 0))[0] + 1, event.minutes)
     return board
+
+
+def _one_by_one(append: Append) -> float:
+    """Append for `SECONDS`, and return how many a second."""
+    events = iter(read_events(60_000))
+    for _ in range(50):
+        append([next(events)])
+    count, began = 0, time.perf_counter()
+    while (passed := time.perf_counter() - began) < SECONDS:
+        append([next(events)])
+        count += 1
+    return count / passed
 
 
 def _filled(contestant: Contestant) -> tuple[int, int]:

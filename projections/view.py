@@ -28,7 +28,7 @@ from eventlog.subscribers.keys import KeyRule
 from eventlog.subscribers.problems import Redact
 from eventlog.subscribers.results import EventFailedError
 from eventlog.subscribers.retry import Retry
-from eventlog.subscribers.routing import Handler, Routes, Wants
+from eventlog.subscribers.routing import Handler, Routes, Wants, check_is_pattern
 
 R = TypeVar("R", bound=msgspec.Struct)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -121,6 +121,8 @@ class View(Generic[R]):
         like those of the row's key are taken. `pattern` chooses types by name, for functions of `Recorded` or `dict`.
         Raises `DeclarationError`.
         """
+        if pattern is not None:
+            check_is_pattern(pattern, example="@view.on()")
         return lambda function: self._register(function, pattern=pattern, key=key)
 
     def _register(self, function: F, *, pattern: str | None, key: KeyOf) -> F:

@@ -17,7 +17,7 @@ from eventlog.subscribers.owned_tables import shape_of
 from eventlog.subscribers.problems import Redact
 from eventlog.subscribers.renaming import TableNames
 from eventlog.subscribers.retry import Retry
-from eventlog.subscribers.routing import HandlerFunction, Routes, handler_of
+from eventlog.subscribers.routing import HandlerFunction, Routes, check_is_pattern, handler_of
 
 F = TypeVar("F", bound=HandlerFunction)
 
@@ -159,6 +159,7 @@ class Subscriber:
         The handler is given the `Recorded` event, or the data if its first parameter is annotated with `dict` or with
         declared classes; a list of them with `batch`. Raises `DeclarationError`.
         """
+        check_is_pattern(pattern, example="@subscriber.on('order.*')")
         return lambda function: self._register(function, pattern=pattern, batch=batch)
 
     def _register(self, function: F, *, pattern: str | None, batch: bool) -> F:

@@ -154,6 +154,15 @@ def handler_of(function: HandlerFunction, *, pattern: str | None = None, batch: 
     )
 
 
+def check_is_pattern(given: object, *, example: str) -> None:
+    """Raise `DeclarationError` for what is no text: a decorator without parentheses would drop its function."""
+    if not isinstance(given, str):
+        raise DeclarationError(
+            f"{getattr(given, '__qualname__', repr(given))} is given where a pattern over event types belongs",
+            remedy=f"write {example}, with parentheses",
+        )
+
+
 def wanted(annotation: Any, *, pattern: str | None, name: str) -> tuple[tuple[str, ...], Wants]:
     """Read from a parameter's annotation which events are wanted, and as what. Raises `DeclarationError`."""
     if pattern is not None:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,11 +13,18 @@ from sqlalchemy import Column, Integer, MetaData, Table
 from eventlog.errors import DeclarationError
 from eventlog.events import Recorded
 from eventlog.patterns import covers, overlap, specificity
+from eventlog.projections import View
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.routing import Handler, handler_of
 from tests.subscribers_support import Found, Lost, Sent
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One of a view."""
+
+    number: int
 
 
 @pytest.fixture
@@ -55,6 +63,16 @@ def test_a_decorator_returns_the_function_as_it_was(mail: Subscriber) -> None:
 
     assert mail(send) is send
     assert mail.on("crate.*")(seen) is seen
+
+
+def test_a_decorator_without_its_parentheses_is_refused_and_does_not_drop_the_handler(mail: Subscriber) -> None:
+    def send(crate: Sent) -> None:
+        """Say so."""
+
+    with refused():
+        mail.on(send)  # type: ignore[arg-type]
+    with refused():
+        View("board", row=Row, key="number").on(send)  # type: ignore[arg-type]
 
 
 def test_a_handler_gets_the_type_it_is_annotated_with(mail: Subscriber) -> None:
