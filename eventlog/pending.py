@@ -53,11 +53,11 @@ def prepare(
 ) -> list[PendingEvent]:
     """Check and encode events in the order given. Raises `InvalidEventError`; nothing has been sent then."""
     shared = Event(None, stream=stream, metadata=check_metadata(metadata), tags=check_tags(tags))
-    fresh_ids = new_ids(len(events))
     numbers: dict[str, int] = {}
     ids: set[UUID] = set()
     if len(events) > BATCH_EVENTS_MAX:
         raise _too_large(f"{len(events):,} events; at most {BATCH_EVENTS_MAX:,}")
+    fresh_ids = new_ids(len(events))
     pending = []
     size = 0
     for item in events:

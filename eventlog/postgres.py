@@ -200,7 +200,7 @@ class PostgresDatabase:
 
     def find(self, connection: Connection, ids: Collection[UUID]) -> dict[UUID, StoredEvent]:
         rows = self._rows(connection, f"{self._select} where id = any(%s::uuid[])", [list(ids)])
-        return {row[1]: StoredEvent(*row) for row in rows}
+        return {found.id: found for found in (StoredEvent(*row) for row in rows)}
 
     def event_at(self, connection: Connection, position: int) -> StoredEvent | None:
         rows = self._rows(connection, f"{self._select} where position = %s", [position])

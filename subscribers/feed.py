@@ -55,7 +55,7 @@ class FeedItem(msgspec.Struct, eq=False, gc=False):
         if self._recorded is not None:
             return self._recorded
         recorded = with_data(self.stored, self.data())
-        if is_immutable(recorded.data) and not recorded.metadata:
+        if self._data is not msgspec.UNSET and not recorded.metadata:
             self._recorded = recorded
         return recorded
 

@@ -129,15 +129,6 @@ class Lease:
         if moved.rowcount != 1:
             raise self._lost("another worker or an operator has moved its checkpoint")
 
-    def move(self, progress: Progress) -> None:
-        """Move the checkpoint when nothing is written beside it: one statement, which the database commits by itself
-        where that saves round trips. Raises `LeaseLostError` when no longer the owner.
-        """
-        began = self._clock.monotonic()
-        with self.database.autocommit() or self.database.transaction() as connection:
-            self.fence(connection, progress)
-        self.passed(progress, since=began)
-
     def passed(self, progress: Progress, *, since: float) -> None:
         """Note that a transaction with this fence has committed; it began at `since` on the monotonic clock."""
         with self._lock:

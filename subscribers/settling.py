@@ -1,7 +1,7 @@
 """Writing what came of events: checkpoint, ledger rows and the state of an outage, in one transaction behind the fence.
 
 Everything a worker writes for its partition goes through `fenced`, or stands in the transaction of a batch that has
-passed the same fence.
+passed the same fence. A checkpoint that moves alone is the fence alone.
 """
 
 import logging
@@ -54,7 +54,7 @@ class Settling:
             now, in_hand=last.position, handled_through=max(now.handled_through, last.position)
         )
         if announced != now:
-            self.lease.move(announced)
+            self._move_alone(announced)
 
     def settle(self, to: int, ran: Ran, *, in_hand: int = 0) -> None:
         """Move the checkpoint and write what came of events, in one transaction."""
@@ -64,8 +64,19 @@ class Settling:
             with self.fenced(progress) as connection:
                 self.write(connection, ran)
         else:
-            self.lease.move(progress)
+            self._move_alone(progress)
         self.wrote(ran)
+
+    def _move_alone(self, progress: Progress) -> None:
+        """Move the checkpoint with nothing beside it: one statement, where the database can commit it by itself."""
+        began = self._runtime.clock.monotonic()
+        alone = self._runtime.database.autocommit()
+        if alone is None:
+            with self.fenced(progress):
+                return
+        with alone as connection:
+            self.lease.fence(connection, progress)
+        self.lease.passed(progress, since=began)
 
     @contextmanager
     def fenced(self, progress: Progress) -> Iterator[Connection]:

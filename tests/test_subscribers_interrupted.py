@@ -35,21 +35,27 @@ def a_passing_error(app: App) -> DBAPIError:
 
 
 def lose_answers(app: App, monkeypatch: pytest.MonkeyPatch, *, every: int) -> list[int]:
-    """Let every so-manieth commit succeed, and its answer be lost; return a list that counts the commits."""
-    transaction, error, commits = app.log.database.transaction, a_passing_error(app), [0]
+    """Let every so-manieth commit succeed, and its answer be lost; return a list that counts the commits.
+
+    Also of statements that commit by themselves: a checkpoint that moves alone is one, where the database has them.
+    """
+    database, error, commits = app.log.database, a_passing_error(app), [0]
+    transaction, autocommit = database.transaction, database.autocommit
 
     @contextmanager
-    def losing() -> Iterator[Connection]:
-        with transaction() as connection:
+    def losing(lent: AbstractContextManager[Connection]) -> Iterator[Connection]:
+        with lent as connection:
             yield connection
         commits[0] += 1
         if commits[0] % every == 0:
             raise error
 
-    def lending() -> AbstractContextManager[Connection]:
-        return losing()
+    def committing_alone() -> AbstractContextManager[Connection] | None:
+        lent = autocommit()
+        return None if lent is None else losing(lent)
 
-    monkeypatch.setattr(app.log.database, "transaction", lending)
+    monkeypatch.setattr(database, "transaction", lambda: losing(transaction()))
+    monkeypatch.setattr(database, "autocommit", committing_alone)
     return commits
 
 
@@ -98,13 +104,14 @@ def test_an_effect_loses_nothing_with_the_answers_and_flags_its_repeats(
         calls.setdefault(crate.number, []).append(ctx.redelivery)
 
     worker = app.make_worker()
-    lose_answers(app, monkeypatch, every=every)
+    commits = lose_answers(app, monkeypatch, every=every)
     worker.start()
     for number in range(4, 6):
         wait_for(bench, "mail", sent[-1])
         sent += bench.send(1, first=number)
     wait_for(bench, "mail", sent[-1])
     worker.stop()
+    assert commits[0] > every
     assert sorted(calls) == list(range(1, 6))
     assert all(all(flags[1:]) for flags in calls.values())
     assert bench.states("mail") == {}
