@@ -12,27 +12,34 @@ from eventlog.subscribers.outcomes import Park, Skip
 from eventlog.subscribers.retry import Retry
 from tests.subscribers_support import Bench, BugError, Lost, Sent, runtime_of
 
-LATER = Retry(attempts=2, first_seconds=3600)
 _names = count()
 
 OUTCOMES = {"fails": BugError, "parks": Park, "skips": Skip, "leaves": SystemExit}
 HISTORIES = st.lists(
-    st.tuples(st.integers(1, 3), st.sampled_from(["is done", "is done", "is done", *OUTCOMES])), min_size=1, max_size=8
+    st.tuples(st.integers(1, 9), st.sampled_from(["is done", "is done", "fails", *OUTCOMES])), min_size=1, max_size=7
 )
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    history=HISTORIES,
+    histories=st.lists(HISTORIES, min_size=1, max_size=2),
     delivery=st.sampled_from(["at-least-once", "at-most-once"]),
     on_failure=st.sampled_from(["park", "halt"]),
-    outage_after=st.sampled_from([2, 100]),
+    outage_after=st.sampled_from([1, 2, 100]),
+    attempts=st.sampled_from([1, 2]),
 )
 def test_with_a_context_or_without_one_the_same_comes_of_it(
-    bench: Bench, history: list[tuple[int, str]], delivery: str, on_failure: str, outage_after: int
+    bench: Bench,
+    histories: list[list[tuple[int, str]]],
+    delivery: str,
+    on_failure: str,
+    outage_after: int,
+    attempts: int,
 ) -> None:
+    """Each history is a drain of its own, and has several pages: failures in a row are counted across them."""
     app = bench.app()
     number = next(_names)
+    events = [one for history in histories for one in history]
     calls: dict[str, list[int]] = {"plain": [], "told": []}
     declared = {
         way: app.subscriber(
@@ -41,14 +48,14 @@ def test_with_a_context_or_without_one_the_same_comes_of_it(
             delivery=delivery,
             on_failure=on_failure,
             outage_after=outage_after,
-            retry=LATER,
+            retry=Retry(attempts=attempts, first_seconds=3600),
         )
         for way in calls
     }
 
     def handle(way: str, crate: Sent) -> None:
         calls[way].append(crate.number)
-        outcome = OUTCOMES.get(history[crate.number][1])
+        outcome = OUTCOMES.get(events[crate.number][1])
         if outcome is not None:
             raise outcome("as the history says")
 
@@ -61,11 +68,17 @@ def test_with_a_context_or_without_one_the_same_comes_of_it(
         handle("told", crate)
 
     app.register()
-    bench.log.append(*(Event(Sent(place), stream=f"crate-{key}") for place, (key, _) in enumerate(history)))
-    app.drain()
-
     plain_name, told_name = (declared[way].name for way in ("plain", "told"))
-    assert calls["plain"] == calls["told"]
+    given_out = 0
+    for history in histories:
+        sent = [Event(Sent(given_out + place), stream=f"crate-{key}") for place, (key, _) in enumerate(history)]
+        given_out += len(sent)
+        bench.log.append(*sent)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("eventlog.subscribers.feed.PAGE_EVENTS", 2)
+            drained = app.drain().subscribers
+        assert calls["plain"] == calls["told"]
+        assert drained[plain_name] == drained[told_name]
     assert bench.states(plain_name) == bench.states(told_name)
     assert bench.position(plain_name) == bench.position(told_name)
     outages = [bench.checkpoint(name).outage_handler is not None for name in (plain_name, told_name)]
