@@ -1,6 +1,6 @@
-"""Everybody in one run: this project, its peers, and what the database can do, by workload.
+"""Everybody in one run: this project, and what the database can do, by workload.
 
-    python -m benchmarks.contest [W1 W4 ...] [--rounds 3] [--only rewindlog,raw] [--json build/contest.json]
+    python -m benchmarks.contest [W1 W4 ...] [--rounds 3] [--only rewindlog] [--json build/contest.json]
 
 Starts a PostgreSQL of its own at shipped durability (fsync and synchronous_commit on). In each round every contestant
 has its turn, in an empty database and a process of its own, so that a disk that becomes slower does so for all of them.
@@ -57,21 +57,25 @@ class Measured(msgspec.Struct, frozen=True):
 
 def main() -> None:
     """Run the contest, print it, and keep the figures."""
-    parser = argparse.ArgumentParser(description="this project, its peers and the limits, measured in one run")
-    parser.add_argument("workloads", nargs="*", default=[], metavar="W", help="W1 to W7-100; all if left out")
+    parser = argparse.ArgumentParser(description="this project and the limits, measured in one run")
+    parser.add_argument("workloads", nargs="*", metavar="W", help=f"of {', '.join(TITLES)}; all if left out")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="names of contestants, joined by commas")
+    parser.add_argument("--only", action="append", choices=NAMES, help="a contestant, may be given several times")
     parser.add_argument("--json", type=Path, default=Path("build/contest.json"))
     options = parser.parse_args()
     workloads = options.workloads or list(TITLES)
-    names = options.only.split(",") if options.only else list(NAMES)
+    if unknown := set(workloads) - set(TITLES):
+        parser.error(f"no workload {', '.join(sorted(unknown))}: choose from {', '.join(TITLES)}")
+    names = options.only or NAMES
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    found: list[Measured] = []
     with server_of_the_wheel(SETTINGS) as url:
         about = _about(url, names)
         print(about)
-        found = [measured for workload in workloads for measured in _measure(url, workload, names, options.rounds)]
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"about": about, "measured": [msgspec.to_builtins(one) for one in found]}
-    options.json.write_text(json.dumps(kept, indent=1) + "\n")
+        for workload in workloads:
+            found += _measure(url, workload, names, options.rounds)
+            kept = {"about": about, "measured": msgspec.to_builtins(found)}
+            options.json.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def _measure(url: str, workload: str, names: Sequence[str], rounds: int) -> list[Measured]:

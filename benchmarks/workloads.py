@@ -1,6 +1,6 @@
 """What is measured, of any contestant, in a process that does nothing else.
 
-    python -m benchmarks.workloads WORKLOAD CONTESTANT URL      prints one number: per second, or milliseconds for W6
+    python -m benchmarks.workloads WORKLOAD CONTESTANT URL      prints JSON: a rate per second, or milliseconds for W6
 
 Each run has an empty database of its own. Rates are whole jobs: what is counted has been done, durably, when the clock
 is stopped, and what came of it is compared with the input.
@@ -28,8 +28,7 @@ SECONDS = 4.0
 CALL_EVENTS = 1_000
 BULK_EVENTS = 100_000
 CATCH_UP_EVENTS = 200_000
-SLOW_CATCH_UP_EVENTS = 10_000
-"""For contestants that need minutes for more; their rate does not depend on it."""
+BY_EVENT_EVENTS = 20_000
 PROCESSES_MAX = 4
 LATENCY_EVENTS = 200
 PAUSE_SECONDS = (0.02, 0.06)
@@ -51,11 +50,11 @@ def beside_a_row(contestant: Contestant) -> Result:
         return {"rate": _one_by_one(append)}
 
 
-def crowd(clients: int, *, call_events: int = 1) -> Callable[[Contestant], Result]:
+def crowd(clients: int) -> Callable[[Contestant], Result]:
     """W2: so many clients that append at the same time, in at most four processes."""
 
     def measure(contestant: Contestant) -> Result:
-        with _writers(contestant, clients, call_events=call_events) as counts:
+        with _writers(contestant, clients, call_events=1) as counts:
             began = time.perf_counter()
         return {"rate": sum(counts) / (time.perf_counter() - began)}
 
@@ -103,8 +102,7 @@ def project(contestant: Contestant) -> Result:
 
 def project_by_event(contestant: Contestant) -> Result:
     """W5p: the same, one statement for each event."""
-    count = 20_000
-    contestant.fill(read_events(count))
+    count = _filled(contestant, BY_EVENT_EVENTS)[0]
     began = time.perf_counter()
     contestant.project_by_event(count)
     seconds = time.perf_counter() - began
@@ -182,9 +180,8 @@ def _one_by_one(append: Append) -> float:
     return count / passed
 
 
-def _filled(contestant: Contestant) -> tuple[int, int]:
+def _filled(contestant: Contestant, count: int = CATCH_UP_EVENTS) -> tuple[int, int]:
     """Record what is to be caught up with, let the database settle; return the events' number and sum of minutes."""
-    count = SLOW_CATCH_UP_EVENTS if contestant.is_slow else CATCH_UP_EVENTS
     events = read_events(count)
     contestant.fill(events)
     with psycopg.connect(contestant.url, autocommit=True) as connection:
@@ -195,7 +192,10 @@ def _filled(contestant: Contestant) -> tuple[int, int]:
 
 @contextmanager
 def _writers(contestant: Contestant, clients: int, *, call_events: int) -> Iterator[list[int]]:
-    """Begin when so many clients are connected, and end with how many events each appended in `SECONDS`."""
+    """Begin when so many clients are connected, and end with how many events each process appended in `SECONDS`.
+
+    Each client's first one is among them, appended before the clock started: the consumer gets it as well.
+    """
     processes = min(PROCESSES_MAX, clients)
     context = multiprocessing.get_context("spawn")
     ready, counted = context.Barrier(processes + 1), context.Queue()

@@ -15,18 +15,12 @@ Board = dict[str, tuple[int, int]]
 """The read model: by carrier, how many of its flights arrived, and how late the last one was."""
 
 
-class NotOfferedError(Exception):
-    """A contestant has nothing for this workload."""
-
-
 class Contestant(ABC):
     """One way to do the job, on one empty database that is thrown away afterwards."""
 
     name: ClassVar[str]
     workloads: ClassVar[frozenset[str]]
-    """Those it has something to offer for, at all or by a way its makers advise."""
-    is_slow: ClassVar[bool] = False
-    """Whether catching up is measured with fewer events."""
+    """Those it takes part in."""
     packages: ClassVar[tuple[str, ...]] = ()
     """The distributions whose versions are reported."""
 
@@ -41,9 +35,9 @@ class Contestant(ABC):
     def appender(self) -> AbstractContextManager[Append]:
         """Lend a way to append, with a connection of its own."""
 
+    @abstractmethod
     def appender_with_row(self) -> AbstractContextManager[Append]:
         """Lend a way to append in a transaction that also writes a row of the caller's, by SQLAlchemy."""
-        raise NotOfferedError
 
     @abstractmethod
     def follow(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
@@ -53,17 +47,17 @@ class Contestant(ABC):
     def catch_up(self, events: int, handle: Handle) -> None:
         """Hand what is recorded, so many events, typed to a handler, keeping durably what was done."""
 
+    @abstractmethod
     def project(self, events: int) -> None:
         """Make the read model of what is recorded, so many events; exactly once where that can be had."""
-        raise NotOfferedError
 
+    @abstractmethod
     def project_by_event(self, events: int) -> None:
         """Make the read model with a statement for each event."""
-        raise NotOfferedError
 
+    @abstractmethod
     def board(self) -> Board:
         """Read the read model."""
-        raise NotOfferedError
 
     def fill(self, events: Sequence[FlightEvent]) -> None:
         """Record events before the measurement begins, by whatever way is fast."""

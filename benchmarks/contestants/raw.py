@@ -77,17 +77,11 @@ class Raw(Contestant):
         table = sqlalchemy.Table("events", sqlalchemy.MetaData(), schema="raw", autoload_with=engine)
 
         def append(events: Sequence[FlightEvent]) -> None:
-            ident, stream, version, name, data = row_of(events[0])
+            ident, stream, version, name, _ = row_of(events[0])
             with Session(engine) as session, session.begin():
                 session.execute(ORDERS.insert(), {"note": stream})
-                values = {
-                    "id": ident,
-                    "stream": stream,
-                    "version": version,
-                    "type": name,
-                    "data": msgspec.json.decode(data),
-                }
-                session.execute(table.insert(), values)
+                values = {"id": ident, "stream": stream, "version": version, "type": name}
+                session.execute(table.insert(), {**values, "data": msgspec.to_builtins(events[0])})
 
         yield append
         engine.dispose()
@@ -106,21 +100,16 @@ class Raw(Contestant):
 
     def catch_up(self, events: int, handle: Handle) -> None:
         with self.connected() as connection:
-            at = done = 0
-            while done < events:
-                rows = connection.execute(PAGE, [at]).fetchall()
-                for row in rows:
+            for page in pages(connection, events):
+                for row in page:
                     handle(decoded(row))
-                at, done = rows[-1][0], done + len(rows)
 
     def project(self, events: int) -> None:
         counts: dict[str, tuple[int, int]] = {}
         with psycopg.connect(self.url) as connection:
-            at = done = 0
-            while done < events:
-                rows = connection.execute(PAGE, [at]).fetchall()
+            for page in pages(connection, events):
                 touched = set()
-                for row in rows:
+                for row in page:
                     event = decoded(row)
                     if isinstance(event, Arrived):
                         touched.add(event.carrier)
@@ -128,20 +117,16 @@ class Raw(Contestant):
                 columns = [list(touched), [counts[one][0] for one in touched], [counts[one][1] for one in touched]]
                 connection.execute(UPSERT, columns)
                 connection.commit()
-                at, done = rows[-1][0], done + len(rows)
 
     def project_by_event(self, events: int) -> None:
         engine = engine_of(self.url)
         with engine.connect() as connection, self.connected() as reader:
-            at = done = 0
-            while done < events:
-                rows = reader.execute(PAGE, [at]).fetchall()
-                for row in rows:
+            for page in pages(reader, events):
+                for row in page:
                     event = decoded(row)
                     if isinstance(event, Arrived):
                         connection.execute(ONE_MORE, {"carrier": event.carrier, "arrived": 1, "last": event.minutes})
                 connection.commit()
-                at, done = rows[-1][0], done + len(rows)
         engine.dispose()
 
     def head(self, connection: Connection) -> int:
@@ -159,6 +144,15 @@ class Raw(Contestant):
         connection = psycopg.connect(self.url, autocommit=True)
         connection.prepare_threshold = 0
         return connection
+
+
+def pages(connection: Connection, events: int) -> Iterator[list[Any]]:
+    """Read so many events from the first on."""
+    at = done = 0
+    while done < events:
+        rows = connection.execute(PAGE, [at]).fetchall()
+        yield rows
+        at, done = rows[-1][0], done + len(rows)
 
 
 def row_of(event: FlightEvent) -> tuple[Any, ...]:
