@@ -5,11 +5,14 @@ they went in, on both databases. SQLite has few types: there Decimals, times and
 values do (but for Decimals), and time spans are microseconds.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from math import isnan
+from operator import index
+from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
@@ -33,6 +36,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from eventlog.errors import DeclarationError
+from eventlog.subscribers.owned_tables import VALUES, Values
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
 
@@ -74,8 +78,10 @@ class Kind:
     from_postgres: Convert | None = None
     to_sqlite: Convert | None = None
     from_sqlite: Convert | None = None
-    is_key: bool = False
-    """Whether rows can be found by it: equal values are written alike on both databases."""
+    key: type[Any] | None = None
+    """Of which class keys are; None where rows cannot be found by it, since equal values can be written differently."""
+    one_of: tuple[str | int, ...] = ()
+    """All the values there are, where the type says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +91,18 @@ class RowField:
     name: str
     kind: Kind
     nullable: bool
+    values: Values
+    """What tells another type from this one, where the column would be the same."""
 
     def column(self, *, is_key: bool) -> Column[Any]:
-        return Column(self.name, self.kind.column, primary_key=is_key, nullable=self.nullable, autoincrement=False)
+        return Column(
+            self.name,
+            self.kind.column,
+            primary_key=is_key,
+            nullable=self.nullable,
+            autoincrement=False,
+            info={VALUES: self.values},
+        )
 
 
 def fields_of(row: type[msgspec.Struct]) -> tuple[RowField, ...]:
@@ -126,8 +141,37 @@ def check_value(field: RowField, value: Any) -> str | None:
 
 def _field(row: type[msgspec.Struct], field: types.Field) -> RowField:
     annotation = msgspec.structs.fields(row)[row.__struct_fields__.index(field.name)].type
-    kind, nullable = _nullable(field.type)
-    return RowField(name=field.name, kind=_kind(kind) or _json(annotation), nullable=nullable)
+    if msgspec.UnsetType in get_args(annotation):
+        raise _not_kept(row, field.name, "UNSET is no value")
+    inspected, nullable = _nullable(field.type)
+    kind = _kind(inspected)
+    values = Values(kind=type(inspected).__name__, one_of=kind.one_of) if kind else _json_values(row, field, annotation)
+    return RowField(name=field.name, kind=kind or _json(annotation), nullable=nullable, values=values)
+
+
+def _json_values(row: type[msgspec.Struct], field: types.Field, annotation: Any) -> Values:
+    """Raises `DeclarationError` for what cannot be written as JSON: better now than at the first row."""
+    try:
+        schema = msgspec.json.schema(annotation)
+    except TypeError as error:
+        raise _not_kept(row, field.name, str(error)) from error
+    text = msgspec.json.encode(_without_titles(schema), order="sorted")
+    return Values(kind=f"json {hashlib.sha256(text).hexdigest()[:16]}")
+
+
+def _without_titles(schema: Any) -> Any:
+    """A schema without what is there for people: names and docstrings change, and the values do not."""
+    if isinstance(schema, dict):
+        said = {name for name in ("title", "description") if isinstance(schema.get(name), str)}
+        return {name: _without_titles(one) for name, one in schema.items() if name not in said}
+    return [_without_titles(one) for one in schema] if isinstance(schema, list) else schema
+
+
+def _not_kept(row: type[msgspec.Struct], name: str, problem: str) -> DeclarationError:
+    return DeclarationError(
+        f"field {name!r} of {row.__qualname__} cannot be kept in a table: {problem}",
+        remedy="use plain types, Structs, lists and dicts of these; X | None for what may be missing",
+    )
 
 
 def _nullable(kind: types.Type) -> tuple[types.Type, bool]:
@@ -167,15 +211,16 @@ def _enumeration(cls: Any) -> Kind | None:
         from_postgres=cls,
         to_sqlite=_value_of,
         from_sqlite=cls,
-        is_key=True,
+        key=cls,
+        one_of=plain.one_of,
     )
 
 
 def _by_values(values: Sequence[Any]) -> Kind | None:
     if all(isinstance(value, str) for value in values):
-        return _TEXT
+        return replace(_TEXT, one_of=tuple(sorted(values)))
     if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-        return _INTEGER
+        return replace(_INTEGER, one_of=tuple(sorted(values)))
     return None
 
 
@@ -225,6 +270,16 @@ def _span(microseconds: int) -> timedelta:
     return microseconds * _MICROSECOND
 
 
+def _decimal(value: Any) -> Decimal:
+    return value if type(value) is Decimal else Decimal(value)
+
+
+def _real(value: Any) -> float:
+    if isnan(value):
+        raise ValueError("SQLite would keep it as null")
+    return float(value)
+
+
 def _time(value: time) -> time:
     if value.tzinfo is not None:
         raise ValueError(f"{value.isoformat()} has a time zone; a moment is a datetime")
@@ -232,15 +287,15 @@ def _time(value: time) -> time:
 
 
 _MICROSECOND = timedelta(microseconds=1)
-_INTEGER = Kind(column=BigInteger(), postgres="bigint", is_key=True)
-_TEXT = Kind(column=Text(), postgres="text", is_key=True)
-_DATE = Kind(column=Date(), postgres="date", to_sqlite=date.isoformat, from_sqlite=date.fromisoformat, is_key=True)
-_UUID = Kind(column=Uuid(), postgres="uuid", to_sqlite=lambda value: value.hex, from_sqlite=UUID, is_key=True)
+_INTEGER = Kind(column=BigInteger(), postgres="bigint", to_postgres=index, to_sqlite=index, key=int)
+_TEXT = Kind(column=Text(), postgres="text", key=str)
+_DATE = Kind(column=Date(), postgres="date", to_sqlite=date.isoformat, from_sqlite=date.fromisoformat, key=date)
+_UUID = Kind(column=Uuid(), postgres="uuid", to_sqlite=lambda value: value.hex, from_sqlite=UUID, key=UUID)
 _DECIMAL = Kind(
     column=_on_sqlite(Numeric(), Text(), write=str, read=Decimal),
     postgres="numeric",
-    to_postgres=lambda value: value if type(value) is Decimal else Decimal(value),
-    to_sqlite=str,
+    to_postgres=_decimal,
+    to_sqlite=lambda value: str(_decimal(value)),
     from_sqlite=Decimal,
 )
 _MOMENT = Kind(
@@ -250,7 +305,7 @@ _MOMENT = Kind(
     from_postgres=_aware,
     to_sqlite=_moment_text,
     from_sqlite=datetime.fromisoformat,
-    is_key=True,
+    key=datetime,
 )
 _NAIVE = Kind(
     column=DateTime(),
@@ -258,7 +313,7 @@ _NAIVE = Kind(
     to_postgres=_naive,
     to_sqlite=lambda value: _naive(value).isoformat(sep=" ", timespec="microseconds"),
     from_sqlite=datetime.fromisoformat,
-    is_key=True,
+    key=datetime,
 )
 _TIME = Kind(
     column=Time(),
@@ -266,7 +321,7 @@ _TIME = Kind(
     to_postgres=_time,
     to_sqlite=lambda value: _time(value).isoformat(timespec="microseconds"),
     from_sqlite=time.fromisoformat,
-    is_key=True,
+    key=time,
 )
 _SPAN = Kind(
     column=_on_sqlite(Interval(), BigInteger(), write=_microseconds, read=_span),
@@ -275,9 +330,9 @@ _SPAN = Kind(
     from_sqlite=_span,
 )
 _PLAIN: dict[type[types.Type], Kind] = {
-    types.BoolType: Kind(column=Boolean(), postgres="boolean", from_sqlite=bool, is_key=True),
+    types.BoolType: Kind(column=Boolean(), postgres="boolean", from_sqlite=bool, key=bool),
     types.IntType: _INTEGER,
-    types.FloatType: Kind(column=Double(), postgres="double precision", to_postgres=float, to_sqlite=float),
+    types.FloatType: Kind(column=Double(), postgres="double precision", to_postgres=float, to_sqlite=_real),
     types.StrType: _TEXT,
     types.BytesType: Kind(column=LargeBinary(), postgres="bytea", from_postgres=bytes),
     types.DecimalType: _DECIMAL,

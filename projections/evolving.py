@@ -1,8 +1,9 @@
 """What a view does with an event: which rows it touches, and the pure function that makes each of them anew."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any, get_origin
 
 from eventlog.errors import DeclarationError, UsageError
@@ -21,14 +22,14 @@ class Evolver:
 
     handler: Handler
     read_key: Callable[[Any], Any]
-    width: int
-    """How many fields a key has."""
+    key_types: tuple[type[Any], ...]
+    """Of which classes the fields of a key are."""
     takes_key: bool
 
     def evolve(self, row: Any, event: Any, key: Key) -> Any:
         """Call the function for one row."""
         if self.takes_key:
-            return self.handler.function(row, event, key if self.width > 1 else key[0])
+            return self.handler.function(row, event, key if len(self.key_types) > 1 else key[0])
         return self.handler.function(row, event)
 
     def event(self, recorded: Recorded[Any]) -> Any:
@@ -45,17 +46,23 @@ class Evolver:
         return (self._key(found),)
 
     def _key(self, found: Any) -> Key:
-        key = found if self.width > 1 or isinstance(found, tuple) else (found,)
-        if not isinstance(key, tuple) or len(key) != self.width or any(part is None for part in key):
+        key = found if len(self.key_types) > 1 or isinstance(found, tuple) else (found,)
+        if not isinstance(key, tuple) or len(key) != len(self.key_types) or not all(map(_is_a, key, self.key_types)):
+            wanted_types = ", ".join(one.__qualname__ for one in self.key_types)
             raise UsageError(
-                f"{self.handler.name}: {found!r} is no key of a row, which has {self.width} fields",
+                f"{self.handler.name}: {found!r} is no key of a row, which is of: {wanted_types}",
                 remedy="give one value, a tuple for a key of several fields, a list of keys for several rows, or None",
             )
         return key
 
 
-def evolver_of(function: Callable[..., Any], *, pattern: str | None, key: KeyOf, row_key: Sequence[str]) -> Evolver:
-    """Read from a function's signature which events it wants. Raises `DeclarationError`."""
+def evolver_of(
+    function: Callable[..., Any], *, pattern: str | None, key: KeyOf, row_key: Mapping[str, type[Any]]
+) -> Evolver:
+    """Read from a function's signature which events it wants. Raises `DeclarationError`.
+
+    `row_key` are the fields of the row's key, and of which classes they are.
+    """
     name = getattr(function, "__qualname__", repr(function))
     annotation, takes_key = _signature(function, name)
     patterns, wants = wanted(annotation, pattern=pattern, name=name)
@@ -68,8 +75,13 @@ def evolver_of(function: Callable[..., Any], *, pattern: str | None, key: KeyOf,
         takes_list=False,
         is_coroutine=False,
     )
-    read_key = _reader(handler, annotation, key, row_key)
-    return Evolver(handler=handler, read_key=read_key, width=len(row_key), takes_key=takes_key)
+    read_key = _reader(handler, annotation, key, tuple(row_key))
+    return Evolver(handler=handler, read_key=read_key, key_types=tuple(row_key.values()), takes_key=takes_key)
+
+
+def _is_a(part: Any, kind: type[Any]) -> bool:
+    """A database may take another value for the one that is meant, and its row would then not be found again."""
+    return isinstance(part, kind) and not (kind in (int, date) and isinstance(part, bool | datetime))
 
 
 def _signature(function: Callable[..., Any], name: str) -> tuple[Any, bool]:

@@ -14,7 +14,7 @@ from eventlog.subscribers.control.moves import Action, Move, carry_out, plan
 from eventlog.subscribers.control.rebuilds import drop_tables, refuse_while_rebuilt
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.owned_tables import clause, create_tables
-from eventlog.subscribers.registration import RowLock, SubscriberRow, read_subscriber, redeclare
+from eventlog.subscribers.registration import RowLock, SubscriberRow, read_subscriber, redeclare, refuse_owned
 
 LOCK_SECONDS = 10.0
 """How long to wait for readers and the worker to leave the tables; they wait behind us meanwhile."""
@@ -68,6 +68,7 @@ def _rebuild(database: Database, name: str, declared: Subscriber | None, reason:
         if declared is None:
             database.empty_tables(connection, tables)
         else:
+            refuse_owned(connection, database, declared)
             refuse_while_rebuilt(connection, database, name, "rebuilt in place")
             drop_tables(connection, database, row.declaration.tables)
             create_tables(connection, declared.tables)

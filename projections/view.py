@@ -10,6 +10,8 @@ after a crash, or all at once in a rebuild.
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
@@ -82,6 +84,8 @@ class View(Generic[R]):
         self._fields = fields_of(row)
         self.table = _table(table or _plain(name), table_schema, self._fields, self.key, indexes)
         self._rows = Rows(row, self.table, self._fields, self.key)
+        kinds = {field.name: field.kind.key for field in self._fields}
+        self._key_types = {name: kind for name in self.key if (kind := kinds[name]) is not None}
         self._skips_equal = row.__struct_config__.frozen
         self._routes = Routes()
         self._evolvers: dict[Handler, Evolver] = {}
@@ -126,7 +130,7 @@ class View(Generic[R]):
         return lambda function: self._register(function, pattern=pattern, key=key)
 
     def _register(self, function: F, *, pattern: str | None, key: KeyOf) -> F:
-        evolver = evolver_of(function, pattern=pattern, key=key, row_key=self.key)
+        evolver = evolver_of(function, pattern=pattern, key=key, row_key=self._key_types)
         self._routes.add(evolver.handler)
         self._evolvers[evolver.handler] = evolver
         self.subscriber.routes.add(
@@ -237,7 +241,14 @@ class View(Generic[R]):
         """Events of a row come in order, and to one worker; one that touches several rows is of its stream."""
         evolver = self._evolver(recorded.type)
         keys = evolver.keys(evolver.event(recorded))
-        return "|".join(str(part) for part in keys[0]) if len(keys) == 1 else None
+        return "|".join(map(_written, keys[0])) if len(keys) == 1 else None
+
+
+def _written(part: Any) -> str:
+    """Parts of keys that are equal are written alike."""
+    if isinstance(part, datetime) and part.tzinfo is not None:
+        return str(part.astimezone(UTC))
+    return str(part.value) if isinstance(part, Enum) else str(part)
 
 
 def _of_two_partitions(name: str, keys: Collection[Key]) -> UsageError:
@@ -279,7 +290,7 @@ def _table(
 
 def _check_key(fields: Sequence[RowField]) -> None:
     for field in fields:
-        if field.nullable or not field.kind.is_key:
+        if field.nullable or field.kind.key is None:
             raise DeclarationError(
                 f"field {field.name!r} cannot be a key: its values may be None, or be equal and written differently",
                 remedy="use fields of type str, int, UUID, date, datetime, Enum or Literal",

@@ -13,6 +13,7 @@ from typing import Any
 from eventlog.errors import DeclarationError
 from eventlog.events import Recorded
 from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.problems import clean
 
 STREAM = "stream"
 
@@ -36,9 +37,9 @@ class KeyRule:
             return item.stored.stream
         try:
             key = self._read(item.recorded())
+            return item.stored.stream if key is None else clean(str(key))
         except Exception:
             return item.stored.stream
-        return item.stored.stream if key is None else str(key)
 
 
 def partition_of(key: str, *, partitions: int) -> int:

@@ -1,14 +1,15 @@
 """The tables a projection owns: made for it, held against what code declares, and made a second time for a shadow.
 
-A table's shape is its columns with their types, and its key. It is kept with the subscriber when it is registered, so
-that code which declares another one is noticed when it starts, and not by the first statement that fails.
+A table's shape is its columns with their types, and its key; and what their values are, where a view says more than the
+column's type does: one column of JSON is like any other. It is kept with the subscriber when it is registered, so that
+code which declares another one is noticed when it starts, and not by the first statement that fails.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Dialect, MetaData, Table, inspect
+from sqlalchemy import Connection, Dialect, Index, MetaData, Table, inspect
 from sqlalchemy import table as named_table
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -22,17 +23,40 @@ IDENTIFIER_MAX = 63
 
 TABLE_NAME_MAX = IDENTIFIER_MAX - len("__r1234567890")
 
-Shape = dict[str, list[str]]
-"""By the table's full name: its columns as `name type`, those that may not be null marked, and the key last."""
+VALUES = "eventlog.values"
+"""In a column's `info`: `Values`, where its type does not tell what its values are."""
+
+
+class Values(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the values of a column are: of what kind, and one of which, where it is one of some."""
+
+    kind: str
+    one_of: tuple[str | int, ...] = ()
+
+    def takes(self, before: "Values") -> bool:
+        """Tell whether everything that was kept before can be read now."""
+        return self == before or (self.kind == before.kind and set(self.one_of) >= set(before.one_of) > set())
+
+
+class TableShape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Columns as `name type`, those that may not be null marked, and the key last; and what their values are."""
+
+    columns: list[str]
+    values: dict[str, Values] = {}
+
+
+Shape = dict[str, TableShape]
+"""By the table's full name."""
+
+_read_shape = msgspec.json.Decoder(Shape).decode
 
 
 def shape_of(tables: Sequence[Table], dialect: Dialect) -> str | None:
     """Write down the shape of tables as they would be on a database; None for no tables."""
     if not tables:
         return None
-    return msgspec.json.encode(
-        {str(table.fullname): _lines(table, dialect) for table in tables}, order="sorted"
-    ).decode()
+    shape: Shape = {str(table.fullname): _table_shape(table, dialect) for table in tables}
+    return msgspec.json.encode(shape, order="sorted").decode()
 
 
 def shape_in_database(connection: Connection, tables: Sequence[Table]) -> str | None:
@@ -46,17 +70,32 @@ def shape_in_database(connection: Connection, tables: Sequence[Table]) -> str | 
     return shape_of(read, connection.dialect)
 
 
+def has_columns(shape: str | None, other: str | None) -> bool:
+    """Tell whether two shapes have the same columns, whatever is known of their values."""
+    return _columns(shape) == _columns(other)
+
+
+def takes_values(declared: str | None, stored: str | None) -> bool:
+    """Tell whether what is kept in columns of a shape can be read by code that declares another with the same ones.
+
+    It can where an enum or a literal has gained a value.
+    """
+    now, before = _shape(declared), _shape(stored)
+    pairs = [(now[name].values.get(one), kept) for name in before for one, kept in before[name].values.items()]
+    return all(values is not None and values.takes(kept) for values, kept in pairs)
+
+
 def differences(stored: str | None, declared: str | None) -> str:
     """Say in which columns two shapes differ."""
-    before: Shape = msgspec.json.decode(stored or "{}")
-    now: Shape = msgspec.json.decode(declared or "{}")
+    before, now = _shape(stored), _shape(declared)
     said = [f"no table {name} any more" for name in before.keys() - now.keys()]
     said += [f"a new table {name}" for name in now.keys() - before.keys()]
     for name in sorted(before.keys() & now.keys()):
-        gone = [line for line in before[name] if line not in now[name]]
-        new = [line for line in now[name] if line not in before[name]]
+        gone = [line for line in before[name].columns if line not in now[name].columns]
+        new = [line for line in now[name].columns if line not in before[name].columns]
         said += [f"{name} without {', '.join(gone)}"] if gone else []
         said += [f"{name} with {', '.join(new)}"] if new else []
+        said += [] if gone or new else _other_values(name, before[name].values, now[name].values)
     return "; ".join(sorted(said)) or "columns in another order"
 
 
@@ -71,6 +110,15 @@ def create_tables(connection: Connection, tables: Sequence[Table]) -> None:
                 f"table {table.fullname} exists and has no column {', '.join(lacking)}",
                 remedy="name another table, or drop it or change it if it was meant for this projection",
             )
+
+
+def lacking_indexes(connection: Connection, tables: Sequence[Table]) -> list[str]:
+    """Name the indexes that are declared, and of whose columns the database has none."""
+    found = []
+    for table in (one for one in tables if one.indexes):
+        there = {tuple(one["column_names"]) for one in inspect(connection).get_indexes(table.name, schema=table.schema)}
+        found += [str(index.name) for index in table.indexes if _plain_columns(index) not in (None, *there)]
+    return found
 
 
 def missing(connection: Connection, tables: Sequence[Table]) -> list[str]:
@@ -123,9 +171,32 @@ def clause(fullname: str) -> TableClause:
     return named_table(name, schema=schema or None)
 
 
-def _lines(table: Table, dialect: Dialect) -> list[str]:
+def _table_shape(table: Table, dialect: Dialect) -> TableShape:
     columns = [f"{one.name} {_type(one.type, dialect)}{'' if one.nullable else ' not null'}" for one in table.columns]
-    return [*columns, f"key ({', '.join(column.name for column in table.primary_key)})"]
+    key = f"key ({', '.join(column.name for column in table.primary_key)})"
+    return TableShape(
+        columns=[*columns, key],
+        values={one.name: one.info[VALUES] for one in table.columns if VALUES in one.info},
+    )
+
+
+def _shape(text: str | None) -> Shape:
+    return _read_shape(text or "{}")
+
+
+def _columns(shape: str | None) -> dict[str, list[str]]:
+    return {name: table.columns for name, table in _shape(shape).items()}
+
+
+def _other_values(table: str, before: dict[str, Values], now: dict[str, Values]) -> list[str]:
+    others = [name for name in now if name in before and now[name] != before[name]]
+    return [f"{table} with other values in {', '.join(others)}"] if others else []
+
+
+def _plain_columns(index: Index) -> tuple[str, ...] | None:
+    """The columns of an index, None for one of expressions: databases show these otherwise."""
+    names = [getattr(one, "name", None) for one in index.expressions]
+    return None if None in names else tuple(str(name) for name in names)
 
 
 def _type(kind: Any, dialect: Dialect) -> str:

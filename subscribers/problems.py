@@ -62,10 +62,15 @@ def problem_of(error: BaseException, *, redact: Redact = False) -> Problem:
     said = _said(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].name}" if frames else ""
-    kind = _VALUES.sub("?", _clean(said)[:MESSAGE_CHARACTERS_MAX])
+    kind = _VALUES.sub("?", clean(said)[:MESSAGE_CHARACTERS_MAX])
     fingerprint = hashlib.sha256(f"{error_type}\n{place}\n{kind}".encode()).hexdigest()[:12]
     message, trace = _kept(error, said, redact)
     return Problem(error_type=error_type, message=message, traceback=trace, fingerprint=fingerprint)
+
+
+def clean(text: str) -> str:
+    """Make text that every database keeps: PostgreSQL's holds no NUL, and UTF-8 no halves of surrogate pairs."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _kept(error: BaseException, said: str, redact: Redact) -> tuple[str, str]:
@@ -78,10 +83,10 @@ def _kept(error: BaseException, said: str, redact: Redact) -> tuple[str, str]:
         message, trace = REDACTED, _places_only(error)
     else:
         message, trace = said, "".join(traceback.format_exception(error))
-    trace = _clean(str(trace))
+    trace = clean(str(trace))
     if len(trace) > TRACEBACK_CHARACTERS_MAX:
         trace = f"... cut ...\n{trace[-TRACEBACK_CHARACTERS_MAX:]}"
-    return _clean(str(message))[:MESSAGE_CHARACTERS_MAX], trace
+    return clean(str(message))[:MESSAGE_CHARACTERS_MAX], trace
 
 
 def _places_only(error: BaseException) -> str:
@@ -102,8 +107,3 @@ def _said(error: BaseException) -> str:
         return str(error)
     except Exception as unshowable:
         return f"<its message cannot be shown: {type(unshowable).__name__}>"
-
-
-def _clean(text: str) -> str:
-    """PostgreSQL text holds no NUL, and UTF-8 no halves of surrogate pairs."""
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")

@@ -5,6 +5,7 @@ checkpoint past it. So code that declares more registers it by itself when it st
 epochs and stops the older code; code that declares less, or otherwise, needs somebody's word.
 """
 
+import logging
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +17,17 @@ from eventlog.database import Database, events_of, shown
 from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
 from eventlog.subscribers.declaration import Declaration, Subscriber, decode_declaration
 from eventlog.subscribers.operations import Operation, record
-from eventlog.subscribers.owned_tables import create_tables, differences, missing, shape_in_database
+from eventlog.subscribers.owned_tables import (
+    create_tables,
+    differences,
+    has_columns,
+    lacking_indexes,
+    missing,
+    shape_in_database,
+    takes_values,
+)
+
+logger = logging.getLogger("eventlog.worker")
 
 SHADOW_MARK = "@"
 """Stands in the names of shadows, and can stand in no other."""
@@ -175,7 +186,7 @@ def _register(database: Database, subscriber: Subscriber, consent_to_change: boo
             raise _without_tables(row, absent)
         row = _find(connection, database, subscriber.name, lock=RowLock.EXCLUSIVE)
         if row is None:
-            _refuse_owned(connection, database, subscriber)
+            refuse_owned(connection, database, subscriber)
             insert_subscriber(
                 connection, database, subscriber, position=_start_position(connection, database, subscriber)
             )
@@ -190,16 +201,31 @@ def _without_tables(row: SubscriberRow, absent: list[str]) -> RefusedError:
     )
 
 
-def _refuse_owned(connection: Connection, database: Database, subscriber: Subscriber) -> None:
-    """A table has one owner, also among the projections of other services."""
+def refuse_owned(connection: Connection, database: Database, subscriber: Subscriber) -> None:
+    """Raise `RefusedError` for a table that is somebody else's: another projection's, of any service, or the log's."""
+    mine = {_in_database(connection, name): name for name in subscriber.table_names}
+    logs = [str(table.fullname) for table in database.tables.metadata.tables.values()]
+    for name in mine.keys() & {_in_database(connection, one) for one in logs}:
+        raise RefusedError(
+            f"table {mine[name]!r} of projection {subscriber.name!r} is one of the log's own",
+            remedy="give it another table; a view's is named by table=",
+        )
     table = database.tables.subscribers
-    for other in connection.execute(select(table.c.name, table.c.declaration)):
-        both = set(decode_declaration(other.declaration).tables) & set(subscriber.table_names)
-        if both:
+    others = select(table.c.name, table.c.declaration).where(table.c.name != subscriber.name)
+    for other in connection.execute(others):
+        theirs = decode_declaration(other.declaration).tables
+        for name in mine.keys() & {_in_database(connection, one) for one in theirs}:
             raise RefusedError(
-                f"table {min(both)!r} of projection {subscriber.name!r} is owned by projection {other.name!r} already",
+                f"table {mine[name]!r} of projection {subscriber.name!r} is owned by projection {other.name!r} already",
                 remedy=f"give it another table; was it renamed, run `eventlog rename {other.name} {subscriber.name}`",
             )
+
+
+def _in_database(connection: Connection, fullname: str) -> str:
+    """What a table's name stands for: PostgreSQL has a schema for every table, SQLite does not tell cases apart."""
+    if connection.dialect.name == "sqlite":
+        return fullname.lower()
+    return fullname if "." in fullname else f"{connection.dialect.default_schema_name}.{fullname}"
 
 
 def _find(connection: Connection, database: Database, name: str, *, lock: RowLock) -> SubscriberRow | None:
@@ -285,7 +311,10 @@ def _bring_up(
     consent_to_change: bool,
 ) -> Registration:
     code, stored = subscriber.declaration, row.declaration
+    if code.tables != stored.tables:
+        refuse_owned(connection, database, subscriber)
     _bring_up_shape(connection, database, subscriber, row)
+    _say_lacking_indexes(connection, subscriber)
     if code == stored and row.kind == subscriber.kind:
         return Registration.UNCHANGED
     if code.partitions != stored.partitions or not (consent_to_change or _extends(code, stored)):
@@ -319,10 +348,25 @@ def _bring_up_shape(connection: Connection, database: Database, subscriber: Subs
     declared = subscriber.shape(database.engine.dialect)
     if declared == row.shape:
         return
-    if row.shape is not None and declared != shape_in_database(connection, subscriber.tables):
+    if row.shape is not None and not _is_kept_so(connection, subscriber, row.shape, declared):
         raise _other_shape(row, declared)
     table = database.tables.subscribers
     connection.execute(update(table).where(table.c.name == row.name).values(shape=declared, version=row.version))
+
+
+def _is_kept_so(connection: Connection, subscriber: Subscriber, stored: str, declared: str | None) -> bool:
+    """With the same columns what is in them must be readable; with others somebody must have changed the tables."""
+    if has_columns(stored, declared):
+        return takes_values(declared, stored)
+    return has_columns(declared, shape_in_database(connection, subscriber.tables))
+
+
+def _say_lacking_indexes(connection: Connection, subscriber: Subscriber) -> None:
+    """To make one may take long, and would hold up the worker that runs: it is for somebody to say when."""
+    for index in lacking_indexes(connection, subscriber.tables):
+        logger.warning(
+            "%s: index %s is declared and not there; create it, or have a higher version made", subscriber.name, index
+        )
 
 
 def redeclare(connection: Connection, database: Database, row: SubscriberRow, subscriber: Subscriber) -> None:

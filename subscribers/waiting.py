@@ -60,7 +60,8 @@ class _Waiting:
         with self._runtime.database.reader() as connection:
             row = read_subscriber(connection, self._runtime.database, self._subscriber.name)
             self._checkpoints = self._read_checkpoints(connection)
-            self._refuse_given_up(connection, row)
+            if self._is_tried_again(connection, row):
+                return False
         if min(self._checkpoints.values()) >= self._position:
             return True
         if self._mark < self._position:
@@ -84,22 +85,26 @@ class _Waiting:
         question = select(table.c.partition, table.c.position).where(table.c.subscriber == self._subscriber.name)
         return {row.partition: row.position for row in connection.execute(question)}
 
-    def _refuse_given_up(self, connection: Connection, row: SubscriberRow) -> None:
-        """The event itself must not have failed for good; under `halt`, none before it either."""
+    def _is_tried_again(self, connection: Connection, row: SubscriberRow) -> bool:
+        """Whether the event has failed and will be tried again: under `park` a checkpoint is past it already.
+
+        It must not have failed for good; under `halt`, none before it either.
+        """
         table = self._runtime.database.tables.failures
         mine = table.c.subscriber == self._subscriber.name
-        conditions = [(table.c.position == self._position) & table.c.state.in_(GIVEN_UP)]
+        conditions = [(table.c.position == self._position) & table.c.state.in_((*GIVEN_UP, EntryState.RETRYING))]
         if row.declaration.on_failure is OnFailure.HALT:
             before = table.c.position.between(min(self._checkpoints.values()) + 1, self._position)
             conditions.append(before & (table.c.state == EntryState.PARKED))
         question = select(table.c.position, table.c.state, table.c.error_type, table.c.message)
         question = question.where(mine, or_(*conditions))
         found = connection.execute(question.order_by(table.c.position).limit(1)).one_or_none()
-        if found is not None:
+        if found is not None and found.state != EntryState.RETRYING:
             raise NotHandledError(
                 f"event {found.position:,} is {found.state} for {row.name}: {found.error_type}: {found.message}",
                 remedy=f"`eventlog failures {row.name}` lists what failed; retry or skip it",
             )
+        return found is not None
 
     def _last_wanted(self) -> dict[int, int]:
         """The last event up to the position that each partition wants, of those that are not there yet."""

@@ -101,15 +101,13 @@ class GivenRows(Generic[R]):
         routes = view.subscriber.routes
         wanted = [one for one in recorded(*events) if routes.find(one.type) is not None]
         self.rows: list[R] = view.fold(wanted)
-        """The rows, in the order of their keys."""
+        """The rows, in the order in which their keys came first."""
 
     def then_rows(self, *expected: R) -> None:
         """Say which rows there are, all of them, in any order."""
-        wanted = sorted(expected, key=self._view.key_of)
-        got = sorted(self.rows, key=self._view.key_of)
-        missing = [row for row in wanted if row not in got]
-        surplus = [row for row in got if row not in wanted]
-        if got != wanted:
+        missing = [row for row in expected if row not in self.rows]
+        surplus = [row for row in self.rows if row not in expected]
+        if missing or surplus or len(expected) != len(self.rows):
             raise AssertionError(f"other rows came of it\nmissing: {_listed(missing)}\nsurplus: {_listed(surplus)}")
 
 
