@@ -129,13 +129,13 @@ def check_value(field: RowField, value: Any) -> str | None:
         return f"{value}, which needs more than 64 bits"
     if isinstance(value, str) and "\x00" in value:
         return "text with a NUL in it"
-    if field.kind.postgres == "jsonb" and b"\\u0000" in msgspec.json.encode(value):
-        return "text with a NUL in it"
     for convert in (field.kind.to_postgres, field.kind.to_sqlite):
         try:
-            _ = convert and convert(value)
+            written = convert and convert(value)
         except Exception as error:
             return f"{value!r}: {error}"
+        if field.kind.postgres == "jsonb" and "\\u0000" in str(written):
+            return "text with a NUL in it"
     return None
 
 
@@ -154,17 +154,32 @@ def _json_values(row: type[msgspec.Struct], field: types.Field, annotation: Any)
     try:
         schema = msgspec.json.schema(annotation)
     except TypeError as error:
-        raise _not_kept(row, field.name, str(error)) from error
-    text = msgspec.json.encode(_without_titles(schema), order="sorted")
+        raise _not_kept(row, field.name, str(error).splitlines()[-1]) from error
+    text = msgspec.json.encode(_without_names(schema), order="sorted")
     return Values(kind=f"json {hashlib.sha256(text).hexdigest()[:16]}")
 
 
-def _without_titles(schema: Any) -> Any:
-    """A schema without what is there for people: names and docstrings change, and the values do not."""
-    if isinstance(schema, dict):
-        said = {name for name in ("title", "description") if isinstance(schema.get(name), str)}
-        return {name: _without_titles(one) for name, one in schema.items() if name not in said}
-    return [_without_titles(one) for one in schema] if isinstance(schema, list) else schema
+def _without_names(schema: dict[str, Any]) -> list[Any]:
+    """A schema without what is there for people: names of classes and docstrings change, and the values do not.
+
+    The schemas that it refers to follow it, numbered in the order in which they are first met.
+    """
+    named, numbers = schema.pop("$defs", {}), dict[str, int]()
+
+    def plain(one: Any) -> Any:
+        if isinstance(one, list):
+            return [plain(each) for each in one]
+        if not isinstance(one, dict):
+            return one
+        if isinstance(one.get("$ref"), str):
+            return numbers.setdefault(one["$ref"].removeprefix("#/$defs/"), len(numbers))
+        said = {name for name in ("title", "description") if isinstance(one.get(name), str)}
+        return {name: plain(one[name]) for name in sorted(one.keys() - said)}
+
+    found = [plain(schema)]
+    while len(found) <= len(numbers):
+        found.append(plain(named[list(numbers)[len(found) - 1]]))
+    return found
 
 
 def _not_kept(row: type[msgspec.Struct], name: str, problem: str) -> DeclarationError:

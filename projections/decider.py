@@ -12,6 +12,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -43,6 +44,15 @@ class Decided(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     version: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded(Generic[S]):
+    """A stream's state; at which version the snapshot was that it is made from, and that of one of another history."""
+
+    now: Folded[S]
+    kept_version: int = 0
+    passed_over: int | None = None
+
+
 class Decider(Generic[S, C]):
     """How commands are decided: `decide(state, command)` returns events, `evolve(state, event)` the state that follows.
 
@@ -71,7 +81,7 @@ class Decider(Generic[S, C]):
 
     def load(self, log: EventLog, stream: str, *, tx: Transaction | None = None) -> Folded[S]:
         """Return the state of a stream, and its version. From a snapshot, if there is one; see `fold`."""
-        return self._load(log, stream, tx)[0]
+        return self._load(log, stream, tx).now
 
     def handle(
         self,
@@ -92,7 +102,8 @@ class Decider(Generic[S, C]):
         """
         if attempts < 1:
             raise UsageError(f"attempts={attempts}", remedy="give at least 1")
-        now, kept_version = self._load(log, stream, tx)
+        loaded = self._load(log, stream, tx)
+        now = loaded.now
         for attempt in range(1, attempts + 1):
             events = self._decided(now.state, command)
             if not events:
@@ -106,7 +117,7 @@ class Decider(Generic[S, C]):
                 self._pause(attempt)
                 continue
             after = folded(recorded, now, self._step)
-            self._keep(log, stream, after, kept_version, tx)
+            self._keep(log, stream, after, loaded, tx)
             return Decided(events=tuple(recorded), state=after.state, version=after.version)
         raise AssertionError("the last attempt returns or raises")
 
@@ -126,17 +137,17 @@ class Decider(Generic[S, C]):
             return await asyncio.to_thread(handle)
         return await tx.run_sync(lambda transaction: handle(tx=transaction))
 
-    def _load(self, log: EventLog, stream: str, tx: Transaction | None) -> tuple[Folded[S], int]:
-        """Return the state, and the version of the snapshot it was made from."""
+    def _load(self, log: EventLog, stream: str, tx: Transaction | None) -> _Loaded[S]:
         kept = None if self._store is None else self._store.read(log, stream, tx=tx)
         if kept is not None:
             # Its own last event is read again: should it not be there, the snapshot is of another history.
             events = log.read_stream(stream, after_version=kept.version - 1, tx=tx)
             last = next(events, None)
             if last is not None and (last.version, str(last.id)) == (kept.version, kept.id):
-                return folded(events, kept, self._step), kept.version
+                return _Loaded(now=folded(events, kept, self._step), kept_version=kept.version)
         begin = Folded(state=self.initial, version=0)
-        return folded(log.read_stream(stream, tx=tx), begin, self._step), 0
+        now = folded(log.read_stream(stream, tx=tx), begin, self._step)
+        return _Loaded(now=now, passed_over=None if kept is None else kept.version)
 
     def _decided(self, state: S, command: C) -> Sequence[object]:
         events: Any = self.decide(state, command)
@@ -153,6 +164,6 @@ class Decider(Generic[S, C]):
         """A little longer each time, and not all for as long: full jitter."""
         self._clock.wait(threading.Event(), random.uniform(0, min(PAUSE_SECONDS_MAX, 0.001 * 2**attempt)))
 
-    def _keep(self, log: EventLog, stream: str, state: Folded[S], kept_version: int, tx: Transaction | None) -> None:
-        if self._store is not None and self._store.is_due(kept_version=kept_version, now=state.version):
-            self._store.write(log, stream, state, tx=tx)
+    def _keep(self, log: EventLog, stream: str, state: Folded[S], loaded: _Loaded[S], tx: Transaction | None) -> None:
+        if self._store is not None and self._store.is_due(kept_version=loaded.kept_version, now=state.version):
+            self._store.write(log, stream, state, replaces=loaded.passed_over, tx=tx)

@@ -68,20 +68,33 @@ class SnapshotStore(Generic[S]):
         """Tell whether a stream has come far enough beyond its snapshot."""
         return now - kept_version >= self._declared.every
 
-    def write(self, log: EventLog, stream: str, state: Folded[S], *, tx: Transaction | None) -> None:
-        """Keep a state. A failure is logged and goes no further: what was appended stands, with or without it."""
+    def write(
+        self,
+        log: EventLog,
+        stream: str,
+        state: Folded[S],
+        *,
+        tx: Transaction | None,
+        replaces: int | None = None,
+    ) -> None:
+        """Keep a state. A failure is logged and goes no further: what was appended stands, with or without it.
+
+        `replaces` is the version of one that was found to be of another history: it may be later, and goes all the same.
+        """
         try:
             if tx is None:
                 with log.database.transaction() as connection:
-                    self._upsert(connection, log, stream, state)
+                    self._upsert(connection, log, stream, state, replaces)
             else:
                 connection = connection_of(tx)
                 with connection.begin_nested():
-                    self._upsert(connection, log, stream, state)
+                    self._upsert(connection, log, stream, state, replaces)
         except (SQLAlchemyError, EventLogError, TypeError, ValueError) as error:
             logger.warning("no snapshot of %s at version %d: %s", stream, state.version, error)
 
-    def _upsert(self, connection: Connection, log: EventLog, stream: str, state: Folded[S]) -> None:
+    def _upsert(
+        self, connection: Connection, log: EventLog, stream: str, state: Folded[S], replaces: int | None
+    ) -> None:
         table = log.database.tables.snapshots
         insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         statement = insert(table).values(
@@ -93,12 +106,12 @@ class SnapshotStore(Generic[S]):
             at=database_now(),
         )
         new = statement.excluded
-        later = (new.fold_version == table.c.fold_version) & (new.stream_version > table.c.stream_version)
+        later = or_(new.stream_version > table.c.stream_version, table.c.stream_version == replaces)
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["fold", "stream"],
                 set_={name: new[name] for name in ("fold_version", "stream_version", "state", "at")},
-                where=or_(new.fold_version > table.c.fold_version, later),
+                where=or_(new.fold_version > table.c.fold_version, (new.fold_version == table.c.fold_version) & later),
             )
         )
 

@@ -16,7 +16,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.expression import TableClause
 
 from eventlog.errors import DeclarationError, RefusedError
-from eventlog.subscribers.renaming import TableNames, tables_renamed
+from eventlog.subscribers.renaming import TableNames, is_word, tables_renamed
 
 IDENTIFIER_MAX = 63
 """Letters of a name that PostgreSQL tells apart."""
@@ -129,7 +129,8 @@ def missing(connection: Connection, tables: Sequence[Table]) -> list[str]:
 def beside(tables: Sequence[Table], suffix: str) -> dict[tuple[str | None, str], str]:
     """Choose names for a second set of tables, and for whatever of them needs a name of its own in the database.
 
-    Raises `DeclarationError` where a column is called like a table: in the text of a statement they look the same.
+    Raises `DeclarationError` where a column, or a word of SQL, is called like a table: in the text of a statement they
+    look the same.
     """
     names = {}
     for table in tables:
@@ -137,6 +138,11 @@ def beside(tables: Sequence[Table], suffix: str) -> dict[tuple[str | None, str],
             raise DeclarationError(
                 f"the name of table {table.fullname} is too long to have another table beside it",
                 remedy=f"rebuild it in place (--in-place), or give it at most {TABLE_NAME_MAX} letters",
+            )
+        if is_word(table.name):
+            raise DeclarationError(
+                f"table {table.fullname} is called like a word of SQL: statements cannot be made to name another",
+                remedy="rebuild it in place (--in-place), or name it otherwise",
             )
         for name in (table.name, *_named_things(table)):
             names[table.schema, name] = with_suffix(name, suffix)

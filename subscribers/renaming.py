@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, event
+from sqlalchemy.dialects import postgresql, sqlite
 
 TableNames = Mapping[tuple[str | None, str], str]
 """The new name of a table or an index, by its schema and its name."""
@@ -34,6 +35,31 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+
+_RESERVED = (
+    postgresql.dialect().identifier_preparer.reserved_words  # type: ignore[no-untyped-call]
+    & sqlite.dialect().identifier_preparer.reserved_words
+)
+"""Words that both databases want quoted where they are names; unquoted they never are one."""
+
+# fmt: off
+_MEANT_OTHERWISE = frozenset((
+    "array", "avg", "bigint", "blob", "bool", "boolean", "by", "bytea", "cascade", "char", "coalesce", "conflict",
+    "count", "date", "datetime", "delete", "do", "double", "excluded", "exists", "filter", "first",
+    "generate_series", "greatest", "index", "insert", "int", "integer", "interval", "json", "json_each",
+    "json_extract", "jsonb", "key", "last", "lateral", "least", "length", "lower", "max", "min", "no", "nothing",
+    "now", "nullif", "numeric", "over", "partition", "precision", "range", "real", "recursive", "returning", "row",
+    "rows", "set", "smallint", "sum", "text", "time", "timestamp", "timestamptz", "unnest", "update", "upper",
+    "uuid", "value", "values", "varchar", "with",
+))
+# fmt: on
+"""Words that stand in statements as clauses, types or functions, and that not both databases want quoted."""
+
+
+def is_word(name: str) -> bool:
+    """Tell whether a name, unquoted, is something else as well in the statements that handlers write."""
+    return name.lower() in _MEANT_OTHERWISE
 
 
 @contextmanager
@@ -74,8 +100,8 @@ def _pieces(statement: str, names: TableNames) -> Iterator[str]:
         if match["dot"]:
             qualifier, before = before, None
         elif match["name"]:
-            schema, new = by_name.get(_known_as(text), (None, None))
             before = _known_as(text)
+            schema, new = (None, None) if text.lower() in _RESERVED else by_name.get(before, (None, None))
             if new is not None and (qualifier is None or qualifier == schema):
                 text = f'"{new}"' if text.startswith('"') else new
             qualifier = None

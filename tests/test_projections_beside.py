@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import BigInteger, Column, Index, MetaData, Table, Text, func, insert, inspect, select, text
 
 from eventlog.errors import NotFoundError, RefusedError
+from eventlog.projections.rebuild import rebuild_in_place
 from eventlog.subscribers import control
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
@@ -31,6 +32,10 @@ AFTER = Table(
     Column("label", Text, nullable=False),
     Index("ix_board_label", "label"),
 )
+
+
+def look_at(crate: Sent) -> None:
+    """A handler that does nothing."""
 
 
 def first_version(bench: Bench, **options: Any) -> App:
@@ -304,6 +309,45 @@ def test_a_table_has_one_owner_also_across_services(bench: Bench) -> None:
 
     with pytest.raises(RefusedError, match="owned by projection 'board'"):
         other.register()
+
+
+def test_a_table_of_another_projection_is_not_taken_over_later_either(bench: Bench) -> None:
+    first_version(bench).register()
+    mine = Table("mine", MetaData(), Column("number", BigInteger, primary_key=True))
+
+    def other(*tables: Table, version: int = 1) -> App:
+        app = bench.app()
+        app.projection("other", tables=tables, version=version)(look_at)
+        return app
+
+    other(mine).register()
+    with pytest.raises(RefusedError, match="'board' of projection 'other' is owned by projection 'board'"):
+        other(mine, BEFORE).register()
+    with pytest.raises(RefusedError, match="owned by projection 'board'"):
+        rebuild_in_place(bench.log.database, "other", declared=other(mine, BEFORE, version=2).subscribers["other"])
+
+
+def test_a_table_has_one_owner_by_whatever_name_the_database_knows_it(bench: Bench) -> None:
+    first_version(bench).register()
+    metadata = MetaData()
+    same = (
+        BEFORE.to_metadata(metadata, schema="public") if bench.postgres else BEFORE.to_metadata(metadata, name="BOARD")
+    )
+    app = bench.app()
+    app.projection("other", tables=[same])(look_at)
+
+    with pytest.raises(RefusedError, match="owned by projection 'board'"):
+        app.register()
+
+
+def test_the_tables_of_the_log_are_nobodys(bench: Bench) -> None:
+    logs = bench.log.database.tables.failures
+    same = Table(logs.name, MetaData(), Column("position", BigInteger, primary_key=True), schema=logs.schema)
+    app = bench.app()
+    app.projection("failures", tables=[same])(look_at)
+
+    with pytest.raises(RefusedError, match="is one of the log's own"):
+        app.register()
 
 
 def test_a_table_that_is_gone_is_not_made_empty_behind_the_checkpoint(bench: Bench) -> None:

@@ -232,6 +232,18 @@ def test_snapshots_may_be_deleted_spoilt_or_of_another_version_and_the_state_is_
         assert with_snapshots().load(log, "till-1").state.total == 30
 
 
+def test_a_later_snapshot_of_another_history_makes_room_for_one_of_this(log: EventLog) -> None:
+    opened(log)
+    with_snapshots().handle(log, "till-1", 30)
+    gone = {"stream_version": 500, "state": '{"state":{"total":999},"version":500,"id":"of a log that is gone"}'}
+    with log.database.transaction() as connection:
+        connection.execute(update(log.database.tables.snapshots).values(gone))
+
+    assert with_snapshots().handle(log, "till-1", 5).state.total == 35
+
+    assert snapshots(log) == [(1, 3)]
+
+
 def test_an_older_snapshot_never_replaces_a_newer_one_and_a_higher_version_does(log: EventLog) -> None:
     opened(log)
     first, second = with_snapshots(every=1), with_snapshots(every=1, version=2)

@@ -290,6 +290,21 @@ def test_events_of_a_row_are_of_one_partition_whatever_their_streams(bench: Benc
     assert keys == [*(f"city-{n % 4}" for n in range(12)), "pallet-7"]
 
 
+@pytest.mark.parametrize("key", ["a\x00b", "\ud800"])
+def test_a_key_that_no_database_takes_is_its_events_failure_and_not_the_workers(bench: Bench, key: str) -> None:
+    view = View("cities", row=City, key="city", retry=Retry(attempts=1))
+
+    @view.on(key=lambda weighed: key)
+    def weigh(row: City | None, weighed: Weighed) -> City:
+        return City(key)
+
+    bench.log.append(Weighed(1, "Rom", Decimal(1)))
+    done = app_with(bench, view).drain()
+
+    keeps = key == "a\x00b" and not bench.postgres
+    assert (done.handled, bench.states("cities")) == ((1, {}) if keeps else (0, {1: "parked"}))
+
+
 def test_a_view_is_rewound_to_its_start_and_comes_out_the_same(bench: Bench) -> None:
     view = cities()
     app = app_with(bench, view)

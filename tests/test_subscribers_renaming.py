@@ -4,6 +4,8 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from eventlog.errors import DeclarationError
+from eventlog.subscribers.owned_tables import beside
 from eventlog.subscribers.renaming import names_in, renamed
 
 BOARD = (((None, "board"), "board__r7"),)
@@ -52,6 +54,20 @@ def test_what_sqlalchemy_composes_is_renamed_wherever_the_table_stands() -> None
     for dialect in (sqlite.dialect(), postgresql.dialect()):  # type: ignore[no-untyped-call]
         for statement in statements:
             assert "board" not in names_in(renamed(str(statement.compile(dialect=dialect)), BOARD))
+
+
+def test_a_word_that_has_to_be_quoted_as_a_name_is_one_only_where_it_is_quoted() -> None:
+    names = (((None, "order"), "order__r7"),)
+
+    said = renamed('select "order".x from "order" order by "order".x', names)
+
+    assert said == 'select "order__r7".x from "order__r7" order by "order__r7".x'
+
+
+def test_a_table_that_is_called_like_a_word_of_sql_is_not_put_beside_itself() -> None:
+    with pytest.raises(DeclarationError, match="called like a word of SQL"):
+        beside([Table("key", MetaData(), Column("x", Integer))], "__r7")
+    assert beside([Table("order", MetaData(), Column("x", Integer))], "__r7") == {(None, "order"): "order__r7"}
 
 
 def test_a_statement_without_the_table_stays_as_it_is() -> None:

@@ -9,6 +9,7 @@ from eventlog.subscribers import control
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.retry import Retry
+from eventlog.testing import make_retries_due
 from tests.subscribers_support import Background, Bench, BugError, Lost, Sent, applied_table, note
 
 APPLIED = applied_table()
@@ -87,6 +88,26 @@ def test_a_parked_blocked_or_skipped_event_is_no_success_though_the_checkpoint_i
     control.skip(bench.log.database, "mail", [first], reason="never mind")
     with pytest.raises(NotHandledError, match="skipped"):
         app.wait_for("mail", first)
+
+
+def test_an_event_that_is_tried_again_is_waited_for_though_the_checkpoint_is_past_it(bench: Bench) -> None:
+    app = bench.app()
+    broken = [True]
+    mail = app.subscriber("mail", retry=Retry(attempts=2, first_seconds=600))
+
+    @mail
+    def send(crate: Sent) -> None:
+        if broken:
+            raise BugError
+
+    position = bench.send(1)[0]
+    app.drain()
+    with pytest.raises(WaitTimeoutError):
+        app.wait_for("mail", position, timeout_seconds=0.02)
+    broken.clear()
+    make_retries_due(app, mail)
+    app.drain()
+    app.wait_for("mail", position, timeout_seconds=5)
 
 
 def test_waiting_in_the_transaction_that_has_appended_the_event_is_refused_at_once(bench: Bench) -> None:

@@ -1,5 +1,6 @@
 """The testing kit: scenarios that fail with what came and what was expected, logs that are gone, failures on demand."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from sqlalchemy import BigInteger, Column, MetaData, Table, insert, select
 
 from docs.examples.bookable_flight import Book, Booked, Cancel, Flight, Opened, RefusedError, flight
+from eventlog.errors import UsageError
 from eventlog.events import Event
 from eventlog.projections import View
 from eventlog.subscribers.app import App
@@ -87,6 +89,36 @@ def test_the_rows_of_a_view_are_compared_in_any_order_and_the_difference_is_show
         scenario.then_rows(Crates(2, 7), Crates(1, 1))
     assert "missing: \n  Crates(number=2, weight=7)" in str(failed.value)
     assert "surplus: \n  Crates(number=2, weight=6)" in str(failed.value)
+
+
+def test_rows_are_compared_by_keys_that_have_no_order() -> None:
+    class Size(Enum):
+        SMALL = "small"
+        LARGE = "large"
+
+    class Sized(msgspec.Struct, frozen=True):
+        size: Size
+        crates: int = 0
+
+    view = View("sizes", row=Sized, key="size")
+
+    @view.on(key=lambda sent: Size.LARGE if sent.weight > 10 else Size.SMALL)
+    def count(row: Sized | None, sent: Sent, size: Size) -> Sized:
+        return Sized(size, crates=(row.crates if row else 0) + 1)
+
+    scenario = given(view, Sent(1, 99), Sent(2, 1), Sent(3, 1))
+    scenario.then_rows(Sized(Size.SMALL, 2), Sized(Size.LARGE, 1))
+    with pytest.raises(AssertionError, match="surplus"):
+        scenario.then_rows(Sized(Size.SMALL, 2))
+    with pytest.raises(AssertionError):
+        scenario.then_rows(Sized(Size.SMALL, 2), Sized(Size.LARGE, 1), Sized(Size.LARGE, 1))
+
+
+def test_what_is_neither_view_nor_decider_is_sent_to_a_log() -> None:
+    subject: Any = App("sqlite:///nowhere.db").projection("board")
+
+    with pytest.raises(UsageError, match="neither a view nor a decider"):
+        given(subject, Sent(1))
 
 
 def test_recorded_events_are_as_a_log_would_give_them() -> None:

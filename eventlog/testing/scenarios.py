@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
+from eventlog.errors import UsageError
 from eventlog.events import Event
 from eventlog.projections.decider import Decider
 from eventlog.projections.fold import Folded, Step, folded
@@ -32,10 +33,15 @@ def given(subject: Any, *events: object) -> Any:
     """Begin a scenario: what a decider's stream holds, or what a view has been told, in the order of the log.
 
     Events are what `append` takes. A decider takes them as one stream, whatever they are called. Raises
-    `InvalidEventError` for what could not be appended, and what `evolve` raises.
+    `InvalidEventError` for what could not be appended, and what `evolve` raises. A table projection has no pure
+    functions: it is tested by `drain` on a `temporary_app`, and refused here with `UsageError`.
     """
     if isinstance(subject, View):
         return GivenRows(subject, events)
+    if not isinstance(subject, Decider):
+        raise UsageError(
+            f"{subject!r} is neither a view nor a decider", remedy="test it on a log: temporary_app(app), and drain"
+        )
     return GivenStream(subject, events)
 
 

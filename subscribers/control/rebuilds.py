@@ -85,9 +85,9 @@ def begin_rebuild(
         running = running_rebuild(connection, database, subscriber.name)
         if running is not None:
             return _same_or_refused(running, planned)
+        beside(subscriber.tables, planned.suffix)
         refuse_held_tables(connection, database, row)
         _refuse_taken_names(connection, database, row, subscriber)
-        beside(subscriber.tables, planned.suffix)
         return planned if dry_run else _begin(connection, database, row, subscriber, planned=planned, reason=reason)
 
 
