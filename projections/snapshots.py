@@ -79,7 +79,7 @@ class SnapshotStore(Generic[S]):
     ) -> None:
         """Keep a state. A failure is logged and goes no further: what was appended stands, with or without it.
 
-        `replaces` is the version of one that was found to be of another history: it may be later, and goes all the same.
+        `replaces` is the version of one that was found to be of another history: later or not, it goes.
         """
         try:
             if tx is None:
