@@ -49,7 +49,9 @@ class OpenAppends:
 
 
 class Appender:
-    """Appends to one log. `lend` lends a connection to read with, `check` looks at the schema the first time."""
+    """Appends to one log. `lend` lends a connection to read with; `check` looks at the schema the first time, and so
+    does `check_once`, which takes a connection of its own only then.
+    """
 
     def __init__(
         self,
@@ -57,10 +59,12 @@ class Appender:
         *,
         lend: Callable[[], AbstractContextManager[Connection]],
         check: Callable[[Connection], None],
+        check_once: Callable[[], None],
     ) -> None:
         self.database = database
         self._reader = lend
         self.check = check
+        self.check_once = check_once
         self.open_appends = OpenAppends()
 
     def append(self, pending: list[PendingEvent], expected: Expected, *, tx: Transaction | None) -> list[Recorded[Any]]:
@@ -88,7 +92,10 @@ class Appender:
         raise _out_of_tries(pending)
 
     def _insert_alone(self, pending: list[PendingEvent], expected: Expected, *, queue_up: bool) -> Outcome:
-        with self._own_transaction(pending, expected) as connection:
+        if len(pending) == 1 and not expected.unless and not queue_up:
+            self.check_once()
+            return self.database.insert_alone(pending[0], expected)
+        with self.database.transaction() as connection:
             self.check(connection)
             if queue_up:
                 self.database.queue_up(connection)
@@ -96,11 +103,6 @@ class Appender:
             if not isinstance(inserted, list):
                 connection.rollback()
         return inserted
-
-    def _own_transaction(self, pending: list[PendingEvent], expected: Expected) -> AbstractContextManager[Connection]:
-        """One event is one statement, which the database commits by itself where that saves a round trip."""
-        single = self.database.autocommit() if len(pending) == 1 and not expected.unless else None
-        return single if single is not None else self.database.transaction()
 
     def _append_within(
         self, connection: Connection, pending: list[PendingEvent], expected: Expected

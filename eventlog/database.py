@@ -4,14 +4,14 @@ Everything above this seam is the same on both. The hot path (append and read) g
 the connection SQLAlchemy lends; everything that happens once a batch or less is SQLAlchemy Core.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
@@ -20,6 +20,7 @@ from sqlalchemy.sql.expression import TableClause
 from eventlog.bell import Bell, Look
 from eventlog.errors import EventLogError, RefusedError, SchemaMissingError, SchemaTooNewError, UsageError
 from eventlog.events import StoredEvent
+from eventlog.fixed import Fixed
 from eventlog.pending import Expected, PendingEvent
 from eventlog.query import PageQuery, Query
 from eventlog.schema.migrate import NewerSchemaError, SchemaState, current_revision, known_revisions, upgrade
@@ -29,6 +30,9 @@ from eventlog.schema.version import SchemaBusyError
 
 Transaction = Session | Connection
 """What a caller may hand over to have an append happen in his own transaction."""
+
+Lent = Connection | PoolProxiedConnection
+"""A connection of the engine's pool, with SQLAlchemy around it or, for the log's own short statements, without."""
 
 
 class Inserted(msgspec.Struct, frozen=True):
@@ -77,18 +81,32 @@ class Database(Protocol):
         """Lend a connection on which each statement sees everything committed before that statement."""
         ...
 
-    def autocommit(self) -> AbstractContextManager[Connection] | None:
+    def autocommit(self) -> AbstractContextManager[Lent] | None:
         """Lend a connection that commits each statement at once; None where that saves nothing."""
+        ...
+
+    def change(self, connection: Lent, statement: Fixed, values: Mapping[str, Any]) -> int:
+        """Run a statement whose text is fixed; return how many rows it has changed."""
+        ...
+
+    def quick(self) -> AbstractContextManager[Lent]:
+        """Lend what `reader` lends, at the least cost: for `head`, `high_water_mark`, `look` and `page`."""
         ...
 
     def join(self, connection: Connection) -> AbstractContextManager[None]:
         """Append within the block, as part of the transaction of a caller; raises `UnsafeTransactionError` at once."""
         ...
 
-    def insert(
-        self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
-    ) -> list[Inserted] | None:
-        """Insert all the events, or return None when a version or an id was taken; some rows may then stand."""
+    def insert(self, connection: Lent, pending: Sequence[PendingEvent], expected: Expected) -> list[Inserted] | None:
+        """Insert all the events, or return None when a version or an id was taken.
+
+        When there were several, some rows may then stand, or the transaction is broken: the caller takes it back, or to
+        a savepoint. A single one has left it as it was.
+        """
+        ...
+
+    def insert_alone(self, event: PendingEvent, expected: Expected) -> list[Inserted] | None:
+        """Insert one event in a transaction of its own, in one round trip where that can be had."""
         ...
 
     def recorded_since(
@@ -112,15 +130,15 @@ class Database(Protocol):
         """Read the current versions of streams; a stream without events is left out."""
         ...
 
-    def head(self, connection: Connection) -> int:
+    def head(self, connection: Lent) -> int:
         """Read the highest position allocated so far."""
         ...
 
-    def high_water_mark(self, connection: Connection) -> int:
+    def high_water_mark(self, connection: Lent) -> int:
         """Read the highest position at or below which nothing can appear any more."""
         ...
 
-    def look(self, connection: Connection) -> Look:
+    def look(self, connection: Lent) -> Look:
         """Read the head, and after it the high-water mark: what one looks at before one sleeps."""
         ...
 
@@ -131,7 +149,7 @@ class Database(Protocol):
         """
         ...
 
-    def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
+    def page(self, connection: Lent, query: PageQuery) -> list[StoredEvent]:
         """Read one page in the order of positions; never past a high-water mark read before, in its own statement."""
         ...
 

@@ -90,11 +90,11 @@ class Doorbell:
 
     def look(self) -> Look:
         """Read the head, then the marks."""
-        with self._database.reader() as connection:
+        with self._database.quick() as connection:
             return self._database.look(connection)
 
     def head(self) -> int:
-        with self._database.reader() as connection:
+        with self._database.quick() as connection:
             return self._database.head(connection)
 
     @property

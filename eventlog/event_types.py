@@ -150,7 +150,11 @@ def decode_data(stored: StoredEvent) -> Any:
     """Read the data of a stored event alone. Raises `UndecodableEventError`, which names the place."""
     declared = _by_name.get(stored.type)
     try:
-        return _decode_plain(stored.data) if declared is None else _decode_declared(declared, stored)
+        if declared is None:
+            return _decode_plain(stored.data)
+        if stored.type_version == declared.version:
+            return declared.decode(stored.data)
+        return declared.decode(_upcast(declared, stored))
     except _UNDECODABLE as error:
         raise _undecodable(stored, declared, error) from error
 
@@ -184,24 +188,21 @@ def _undecodable(stored: StoredEvent, declared: EventType | None, error: Excepti
     )
 
 
-def _decode_declared(declared: EventType, stored: StoredEvent) -> Any:
-    """Data of the declared version goes straight into the class, and never through a dict."""
-    if stored.type_version == declared.version:
-        return declared.decode(stored.data)
+def _upcast(declared: EventType, stored: StoredEvent) -> str:
+    """Bring data of an older version to the declared one; data of that version goes straight into the class."""
     if stored.type_version > declared.version:
         raise UpcastError(
             f"written as version {stored.type_version}, declared is {declared.version}",
             remedy="deploy the code that knows this version"
             + ("" if stored.type == declared.name else "; a renamed type goes on counting the versions of its alias"),
         )
-    text = upcast_data(
+    return upcast_data(
         stored.data,
         stored_as=stored.type,
         declared_as=declared.name,
         since=stored.type_version,
         to=declared.version,
     )
-    return declared.decode(text)
 
 
 def is_immutable(data: object) -> bool:

@@ -70,7 +70,9 @@ class EventLog:
         self.database: Database = open_database(url_or_engine, schema=schema)
         self.doorbell = Doorbell(self.database, listen_url=listen_url)
         self._schema_checked = False
-        self._appender = Appender(self.database, lend=self._reader, check=self.check)
+        self._appender = Appender(
+            self.database, lend=self._reader, check=self.check, check_once=self._check_schema_once
+        )
 
     @property
     def engine(self) -> Engine:
@@ -282,6 +284,11 @@ class EventLog:
         if not self._schema_checked:
             check_schema(self.database, connection)
             self._schema_checked = True
+
+    def _check_schema_once(self) -> None:
+        if not self._schema_checked:
+            with self.database.reader() as connection:
+                self.check(connection)
 
     def _pages(
         self, selection: Selection, after: int, until: int | None, limit: int | None, *, backwards: bool

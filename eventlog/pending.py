@@ -23,8 +23,11 @@ _VERSIONS_END = 2**63
 """Versions are 64-bit integers in the database."""
 
 
-class PendingEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event, ready to be inserted. `number` counts the events of its stream within this append, from 1."""
+class PendingEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One event, ready to be inserted. `number` counts the events of its stream within this append, from 1.
+
+    Nothing it holds refers back to it, so the garbage collector need not look at it.
+    """
 
     id: UUID
     id_given: bool
@@ -135,34 +138,37 @@ def _pending(
     fresh_ids: Iterator[UUID],
 ) -> PendingEvent:
     declared = declared_for(type(event.data))
-    name = _type_name(event, declared)
+    name = declared.name if declared is not None and not event.type else _type_name(event, declared)
     given = event.stream if event.stream is not None else shared.stream
     if given is None and declared is not None:
         given = declared.stream_of(event.data)
     into = _check_stream(given)
-    numbers[into] = numbers.get(into, 0) + 1
-    merged = dict(shared.metadata or {})
-    if event.metadata is not None:
-        merged.update(check_metadata(event.metadata))
+    number = numbers[into] = numbers.get(into, 0) + 1
+    metadata, metadata_text = _metadata(event, shared, name)
     return PendingEvent(
         id=_check_id(event.id, ids) if event.id is not None else next(fresh_ids),
         id_given=event.id is not None,
         stream=into,
-        number=numbers[into],
+        number=number,
         type=name,
-        type_version=_check_type_version(event.type_version, _version_of(declared or declared_as(name), name)),
+        type_version=_type_version(event.type_version, declared or declared_as(name), name),
         data=event.data,
         data_text=encode_data(event.data, event_type=name),
-        metadata=merged,
-        metadata_text=encode_metadata(merged, event_type=name),
+        metadata=metadata,
+        metadata_text=metadata_text,
         tags=_all_tags(event, declared, shared),
     )
 
 
+def _metadata(event: Event[Any], shared: Event[None], name: str) -> tuple[JsonObject, str]:
+    """Return an event's own metadata, which goes before what is given for all, and its text."""
+    if event.metadata is None and not shared.metadata:
+        return {}, "{}"
+    merged = {**(shared.metadata or {}), **check_metadata(event.metadata)}
+    return merged, encode_metadata(merged, event_type=name)
+
+
 def _type_name(event: Event[Any], declared: EventType | None) -> str:
-    """Return the name of the type; that of a declaration has been checked there."""
-    if declared is not None and not event.type:
-        return declared.name
     name = check_type(_text(event.type, what="type"))
     if declared is not None and name != declared.name:
         raise InvalidEventError(
@@ -179,14 +185,10 @@ def _all_tags(event: Event[Any], declared: EventType | None, shared: Event[None]
     return check_tags((*by_declaration, *check_tags(event.tags), *shared.tags))
 
 
-def _version_of(declared: EventType | None, name: str) -> int:
+def _type_version(given: object, declared: EventType | None, name: str) -> int:
     """Data for a type that is declared here has the form of today; under an old name of it, nobody knows."""
-    return declared.version if declared is not None and name == declared.name else 1
-
-
-def _check_type_version(given: object, otherwise: int) -> int:
     if given is None:
-        return otherwise
+        return declared.version if declared is not None and name == declared.name else 1
     if isinstance(given, int) and not isinstance(given, bool) and 1 <= given < 2**31:
         return given
     raise InvalidEventError(f"type_version={given!r} is no version", remedy="versions are whole numbers from 1")

@@ -9,20 +9,20 @@ engine that somebody else made are looked at, and refused when they would not be
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, delete, event, make_url
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, delete, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
 from eventlog import sqlite_tables
 from eventlog.bell import Bell, Look
-from eventlog.database import Database, Holder, Inserted, RecordedSince, undone_on_error
+from eventlog.database import Database, Holder, Inserted, Lent, RecordedSince, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -31,6 +31,7 @@ from eventlog.errors import (
     UsageError,
 )
 from eventlog.events import StoredEvent
+from eventlog.fixed import Fixed
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
 from eventlog.query import AFTER_REMEDY, PageQuery, Query
@@ -87,8 +88,30 @@ class SqliteDatabase:
         with self.engine.connect() as connection:
             yield connection.execution_options(**{READ_ONLY: True})
 
-    def autocommit(self) -> AbstractContextManager[Connection] | None:
+    def autocommit(self) -> AbstractContextManager[Lent] | None:
         return None
+
+    def change(self, connection: Lent, statement: Fixed, values: Mapping[str, Any]) -> int:
+        with self._driver_errors(statement.text):
+            return int(_borrowed(connection).cursor().execute(statement.text, statement.values(values)).rowcount)
+
+    def quick(self) -> AbstractContextManager[Lent]:
+        return closing(self.engine.raw_connection())
+
+    def insert_alone(self, event: PendingEvent, expected: Expected) -> list[Inserted] | None:
+        if not getattr(self.engine, _PREPARED, False):
+            with self.transaction() as connection:
+                return self.insert(connection, [event], expected)
+        with closing(self.engine.raw_connection()) as lent:
+            self._run(lent, "begin immediate")
+            try:
+                inserted = self.insert(lent, [event], expected)
+                self._commits.tell()
+                self._run(lent, "commit")
+            except BaseException:
+                lent.rollback()
+                raise
+            return inserted
 
     def join(self, connection: Connection) -> AbstractContextManager[None]:
         if connection.dialect.driver not in ("pysqlite", "aiosqlite"):
@@ -113,9 +136,7 @@ class SqliteDatabase:
             )
         return nullcontext()
 
-    def insert(
-        self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
-    ) -> list[Inserted] | None:
+    def insert(self, connection: Lent, pending: Sequence[PendingEvent], expected: Expected) -> list[Inserted] | None:
         streams = list(dict.fromkeys(pending_event.stream for pending_event in pending))
         versions = self.versions(connection, streams)
         if expected.version is not None and any(versions.get(stream, 0) != expected.version for stream in streams):
@@ -165,7 +186,7 @@ class SqliteDatabase:
         rows = self._rows(connection, f"{self._select} where position = ?", [position])
         return StoredEvent(*rows[0]) if rows else None
 
-    def versions(self, connection: Connection, streams: Collection[str]) -> dict[str, int]:
+    def versions(self, connection: Lent, streams: Collection[str]) -> dict[str, int]:
         asked = msgspec.json.encode(list(streams)).decode()
         question = (
             f"select asked.value, (select max(version) from {self._events} where stream = asked.value)"
@@ -173,13 +194,13 @@ class SqliteDatabase:
         )
         return {stream: version for stream, version in self._rows(connection, question, [asked]) if version}
 
-    def head(self, connection: Connection) -> int:
+    def head(self, connection: Lent) -> int:
         return int(self._rows(connection, f"select coalesce(max(position), 0) from {self._events}")[0][0])
 
-    def high_water_mark(self, connection: Connection) -> int:
+    def high_water_mark(self, connection: Lent) -> int:
         return self.head(connection)
 
-    def look(self, connection: Connection) -> Look:
+    def look(self, connection: Lent) -> Look:
         head = self.head(connection)
         return Look(head=head, high_water_mark=head, in_flight=False)
 
@@ -188,7 +209,7 @@ class SqliteDatabase:
             raise UsageError("a SQLite file is watched, not listened to", remedy="leave listen_url out")
         return lambda: SqliteBell(self.engine, self._commits)
 
-    def page(self, connection: Connection, query: PageQuery) -> list[StoredEvent]:
+    def page(self, connection: Lent, query: PageQuery) -> list[StoredEvent]:
         return [StoredEvent(*row) for row in self._rows(connection, *page_statement(self._words, query))]
 
     def next_epoch(self, connection: Connection) -> int:
@@ -253,20 +274,31 @@ class SqliteDatabase:
     def transaction_is_usable(self, connection: Connection) -> bool:
         return not connection.closed and not connection.invalidated and _driver(connection).in_transaction
 
-    def _insert_rows(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+    def _insert_rows(self, connection: Lent, rows: list[tuple[Any, ...]]) -> None:
         sql = (
             f"insert into {self._events} (id, stream, version, type, type_version, data, metadata, recorded_at, tags)"
             " values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
-        with _driver_errors(connection, sql):
-            connection.connection.cursor().executemany(sql, rows)
+        with self._driver_errors(sql):
+            _borrowed(connection).cursor().executemany(sql, rows)
 
-    def _rows(self, connection: Connection, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+    def _rows(self, connection: Lent, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """Run one statement on the driver's cursor, in whatever transaction the connection is in."""
-        with _driver_errors(connection, sql):
-            cursor = connection.connection.cursor()
+        with self._driver_errors(sql):
+            cursor = _borrowed(connection).cursor()
             cursor.execute(sql, values)
             return list(cursor.fetchall())
+
+    def _run(self, lent: PoolProxiedConnection, sql: str) -> None:
+        with self._driver_errors(sql):
+            lent.cursor().execute(sql)
+
+    @contextmanager
+    def _driver_errors(self, sql: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise DBAPIError.instance(sql, None, error, sqlite3.Error, dialect=self.engine.dialect) from error
 
 
 E = TypeVar("E", bound="Engine | AsyncEngine")
@@ -330,12 +362,9 @@ def _refuse_memory(url: URL) -> None:
         )
 
 
-@contextmanager
-def _driver_errors(connection: Connection, sql: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise DBAPIError.instance(sql, None, error, sqlite3.Error, dialect=connection.dialect) from error
+def _borrowed(connection: Lent) -> Any:
+    """Return what the pool has lent."""
+    return connection.connection if isinstance(connection, Connection) else connection
 
 
 def _driver(connection: Connection) -> Any:

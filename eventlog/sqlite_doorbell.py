@@ -32,7 +32,7 @@ class Commits:
     def __init__(self, engine: Engine) -> None:
         self._tell: tuple[Callable[[], None], ...] = ()
         self._lock = threading.Lock()
-        event.listen(engine, "commit", self._on_commit)
+        event.listen(engine, "commit", lambda _connection: self.tell())
 
     def add(self, tell: Callable[[], None]) -> None:
         with self._lock:
@@ -42,7 +42,8 @@ class Commits:
         with self._lock:
             self._tell = tuple(one for one in self._tell if one != tell)
 
-    def _on_commit(self, _connection: object) -> None:
+    def tell(self) -> None:
+        """Say that a commit is about to happen: for those that SQLAlchemy knows nothing of."""
         for tell in self._tell:
             tell()
 

@@ -3,7 +3,6 @@
 import string
 from enum import Enum
 from functools import cache
-from typing import Any
 
 import msgspec
 
@@ -35,13 +34,17 @@ def check_template(template: str, *, what: str, event_type: str, data_class: typ
 
 def fill(template: str, data: msgspec.Struct, *, what: str, event_type: str) -> str:
     """Fill a template from the fields of data. Raises `InvalidEventError` where one is empty, or does not fit."""
-    values = {name: _value(getattr(data, name)) for name in _names_in(template)}
-    for name, value in values.items():
+    values = {}
+    for name in _names_in(template):
+        value = getattr(data, name)
+        if isinstance(value, Enum):
+            value = value.value
         if value is None or value == "":
             raise InvalidEventError(
                 f"{event_type}: the {what} is named {template!r}, and {name} is {value!r}",
                 remedy=f"set the field, or give the {what} at append",
             )
+        values[name] = value
     try:
         return template.format_map(values)
     except (ValueError, TypeError) as error:
@@ -60,7 +63,3 @@ def is_unset(template: str, data: msgspec.Struct) -> bool:
 def _names_in(template: str) -> tuple[str, ...]:
     """The fields a template names; asked for each event, and there are only as many as declarations have."""
     return tuple(name for _text, name, _format, _conversion in string.Formatter().parse(template) if name is not None)
-
-
-def _value(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from operator import attrgetter
 from typing import Any, get_origin
 
 from eventlog.errors import DeclarationError, UsageError
@@ -32,15 +33,22 @@ class Evolver:
             return self.handler.function(row, event, key if len(self.key_types) > 1 else key[0])
         return self.handler.function(row, event)
 
+    @property
+    def wants_data(self) -> bool:
+        """Whether the functions are given the data of an event, and not the recorded event."""
+        return self.handler.wants is Wants.DATA
+
     def event(self, recorded: Recorded[Any]) -> Any:
         """Return what the functions are given: the data, or the recorded event."""
-        return recorded.data if self.handler.wants is Wants.DATA else recorded
+        return recorded.data if self.wants_data else recorded
 
     def keys(self, event: Any) -> Sequence[Key]:
         """Return the keys of the rows that an event touches, each once. Raises `UsageError` for what is no key."""
         found = self.read_key(event)
         if found is None:
             return ()
+        if len(self.key_types) == 1 and type(found) is self.key_types[0]:
+            return ((found,),)
         if isinstance(found, list | set | frozenset):
             return tuple(dict.fromkeys(self._key(one) for one in found))
         return (self._key(found),)
@@ -112,6 +120,8 @@ def _reader(handler: Handler, annotation: Any, key: KeyOf, row_key: Sequence[str
         return key
     names = (key,) if isinstance(key, str) else tuple(key or row_key)
     _check_fields(handler, annotation, names)
+    if handler.wants is Wants.DATA and _is_declared(annotation):
+        return attrgetter(*names)
     data = _itself if handler.wants is Wants.DATA else _data_of
     if len(names) == 1:
         name = names[0]

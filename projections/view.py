@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from enum import Enum
+from operator import attrgetter
 from typing import Any, Generic, TypeVar, overload
 
 import msgspec
@@ -26,6 +27,7 @@ from eventlog.projections.evolving import Evolver, KeyOf, evolver_of
 from eventlog.projections.rows import Key, Rows
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import FAILURES_MAX, OUTAGE_AFTER, Delivery, Kind, OnFailure, Subscriber
+from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.keys import KeyRule
 from eventlog.subscribers.problems import Redact
 from eventlog.subscribers.results import EventFailedError
@@ -86,10 +88,13 @@ class View(Generic[R]):
         self._rows = Rows(row, self.table, self._fields, self.key)
         kinds = {field.name: field.kind.key for field in self._fields}
         self._key_types = {name: kind for name in self.key if (kind := kinds[name]) is not None}
+        self._read_key = attrgetter(*self.key)
         self._skips_equal = row.__struct_config__.frozen
         self._routes = Routes()
         self._evolvers: dict[Handler, Evolver] = {}
-        self._deliver = self._fold_events
+        self._by_type: dict[str, Evolver] = {}
+        """Those found so far: it is asked for each event."""
+        self._deliver = self._fold_items
         self.subscriber = Subscriber(
             name,
             kind=Kind.PROJECTION,
@@ -133,28 +138,35 @@ class View(Generic[R]):
         evolver = evolver_of(function, pattern=pattern, key=key, row_key=self._key_types)
         self._routes.add(evolver.handler)
         self._evolvers[evolver.handler] = evolver
+        self._by_type.clear()
         self.subscriber.routes.add(
             msgspec.structs.replace(
-                evolver.handler, function=self._deliver, wants=Wants.RECORDED, takes_context=True, takes_list=True
+                evolver.handler, function=self._deliver, wants=Wants.ITEMS, takes_context=True, takes_list=True
             )
         )
         return function
 
     def fold(self, events: Sequence[Recorded[Any]]) -> list[R]:
         """Return the rows that come of these events and of nothing before them, without any database. For tests."""
-        touched = [self._touched(event, lone=True) for event in events]
+        touched = []
+        for event in events:
+            evolver = self._evolver(event.type)
+            given = evolver.event(event)
+            touched.append((event.position, evolver, given, self._keys(evolver, given)))
         return [row for row in self._folded(touched, {}).values() if row is not None]
 
     def key_of(self, row: R) -> Key:
         """Return the key of a row, as a tuple."""
-        return tuple([getattr(row, name) for name in self.key])
+        found = self._read_key(row)
+        return found if len(self.key) > 1 else (found,)
 
-    def _fold_events(self, events: Sequence[Recorded[Any]], ctx: Context) -> None:
+    def _fold_items(self, items: Sequence[FeedItem], ctx: Context) -> None:
         """Fold a list of events into the rows that they touch: one read, one write, one delete at the most.
 
         In a call for many events an error says at which one; in a call for one it speaks for itself.
         """
-        touched = [self._touched(event, lone=len(events) == 1) for event in events]
+        lone = len(items) == 1
+        touched = [self._touched(item, lone=lone) for item in items]
         keys = dict.fromkeys(key for _, _, _, keys in touched for key in keys)
         if not keys:
             return
@@ -162,18 +174,22 @@ class View(Generic[R]):
         after = self._folded(touched, before)
         self._write(ctx.connection, before, after)
 
-    def _touched(self, recorded: Recorded[Any], *, lone: bool) -> _Touched:
-        evolver = self._evolver(recorded.type)
-        event = evolver.event(recorded)
+    def _touched(self, item: FeedItem, *, lone: bool) -> _Touched:
+        evolver = self._evolver(item.stored.type)
         try:
-            keys = evolver.keys(event)
-            if len(keys) > 1 and self.subscriber.partitions > 1:
-                raise _of_two_partitions(self.subscriber.name, keys)
+            event = item.data() if evolver.wants_data else item.recorded()
+            keys = self._keys(evolver, event)
         except Exception as error:
             if lone:
                 raise
-            raise EventFailedError(recorded.position, error) from error
-        return recorded.position, evolver, event, keys
+            raise EventFailedError(item.position, error) from error
+        return item.position, evolver, event, keys
+
+    def _keys(self, evolver: Evolver, event: Any) -> Sequence[Key]:
+        keys = evolver.keys(event)
+        if len(keys) > 1 and self.subscriber.partitions > 1:
+            raise _of_two_partitions(self.subscriber.name, keys)
+        return keys
 
     def _folded(self, touched: Sequence[_Touched], before: dict[Key, R]) -> dict[Key, R | None]:
         rows: dict[Key, R | None] = {}
@@ -233,9 +249,12 @@ class View(Generic[R]):
                     ) from error
 
     def _evolver(self, event_type: str) -> Evolver:
-        handler = self._routes.find(event_type)
-        assert handler is not None, f"{self.subscriber.name} was given {event_type}, for which it has no function"
-        return self._evolvers[handler]
+        found = self._by_type.get(event_type)
+        if found is None:
+            handler = self._routes.find(event_type)
+            assert handler is not None, f"{self.subscriber.name} was given {event_type}, for which it has no function"
+            found = self._by_type[event_type] = self._evolvers[handler]
+        return found
 
     def _ordering_key(self, recorded: Recorded[Any]) -> str | None:
         """Events of a row come in order, and to one worker; one that touches several rows is of its stream."""

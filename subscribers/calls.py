@@ -18,12 +18,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from eventlog.errors import EventLogError, LeaseLostError, UsageError
-from eventlog.events import Recorded
+from eventlog.errors import LeaseLostError, UsageError
+from eventlog.subscribers.call_events import CallEvents
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.feed import FeedItem
-from eventlog.subscribers.results import EventFailedError
 from eventlog.subscribers.routing import Handler
 from eventlog.subscribers.runtime import Around, Runtime
 
@@ -79,7 +78,7 @@ class Caller:
         if call.handler.is_coroutine:
             self._wait(self.begin(call))
             return
-        events = _decoded(call.items)
+        events = CallEvents(call.items)
         context = self._context(call, events)
         if not self._surrounded:
             call.handler.call(events, context)
@@ -94,7 +93,7 @@ class Caller:
         return self._runtime.handler_threads.submit(lambda: self.call(call))
 
     async def _awaited(self, call: Call) -> None:
-        events = _decoded(call.items)
+        events = CallEvents(call.items)
         context = self._context(call, events)
         with self._watched(call), _within(self._runtime.around, context) as outcome, outcome:
             await self._within_time(call.handler.call_awaited(events, context))
@@ -117,7 +116,7 @@ class Caller:
             future.cancel()
             raise
 
-    def _context(self, call: Call, events: Sequence[Recorded[Any]]) -> Context:
+    def _context(self, call: Call, events: CallEvents) -> Context:
         return Context(
             events=events,
             subscriber=self._subscriber.name,
@@ -168,16 +167,3 @@ def _within(around: Sequence[Around], context: Context) -> Iterator[_Outcome]:
         yield outcome
     if outcome.error is not None:
         raise outcome.error
-
-
-def _decoded(items: Sequence[FeedItem]) -> list[Recorded[Any]]:
-    if len(items) == 1:
-        return [items[0].recorded()]
-    return [_decoded_among_others(item) for item in items]
-
-
-def _decoded_among_others(item: FeedItem) -> Recorded[Any]:
-    try:
-        return item.recorded()
-    except EventLogError as error:
-        raise EventFailedError(item.position, error) from error

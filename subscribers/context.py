@@ -11,6 +11,7 @@ from eventlog.errors import UsageError
 from eventlog.events import Recorded, caused_by
 from eventlog.log import EventLog
 from eventlog.query import Query
+from eventlog.subscribers.call_events import CallEvents
 from eventlog.subscribers.receipts import Once
 
 
@@ -28,13 +29,13 @@ class Context:
     __slots__ = (
         "_connection",
         "_database",
+        "_events",
         "_key_name",
         "_key_suffix",
         "_log",
         "_stop",
         "attempt",
         "epoch",
-        "events",
         "redelivery",
         "replay",
         "subscriber",
@@ -43,7 +44,7 @@ class Context:
     def __init__(
         self,
         *,
-        events: Sequence[Recorded[Any]],
+        events: CallEvents,
         subscriber: str,
         attempt: int,
         redelivery: bool,
@@ -56,7 +57,7 @@ class Context:
         key_suffix: str = "",
         replay: int | None = None,
     ) -> None:
-        self.events = events
+        self._events = events
         self.subscriber = subscriber
         self.attempt = attempt
         self.redelivery = redelivery
@@ -70,8 +71,12 @@ class Context:
         self._key_suffix = key_suffix
 
     @property
+    def events(self) -> Sequence[Recorded[Any]]:
+        return self._events.recorded()
+
+    @property
     def event(self) -> Recorded[Any]:
-        return self.events[-1]
+        return self._events.recorded()[-1]
 
     @property
     def idempotency_key(self) -> str:
@@ -152,6 +157,8 @@ class Context:
         )
 
     def _only_event(self, remedy: str) -> Recorded[Any]:
-        if len(self.events) == 1:
-            return self.events[0]
-        raise UsageError(f"the call is for {len(self.events)} events, not for one", remedy=f"say which: {remedy}")
+        if len(self._events.items) == 1:
+            return self.event
+        raise UsageError(
+            f"the call is for {len(self._events.items)} events, not for one", remedy=f"say which: {remedy}"
+        )

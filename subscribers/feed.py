@@ -59,6 +59,10 @@ class FeedItem(msgspec.Struct, eq=False, gc=False):
             self._recorded = recorded
         return recorded
 
+    def recorded_with(self, data: Any) -> Recorded[Any]:
+        """Return the event with data that has been decoded before. Raises `UndecodableEventError`."""
+        return self.recorded() if data is self._data else with_data(self.stored, data)
+
 
 class Page:
     """A stretch of the log: every event with after < position <= scanned_through."""
@@ -109,7 +113,7 @@ class Feed:
     def refresh(self) -> int:
         """Look whether there is more to read, and return the high-water mark. One query while nothing moves."""
         database = self._log.database
-        with database.reader() as connection:
+        with database.quick() as connection:
             head = mark = database.head(connection)
             if head != self._mark:
                 mark = database.high_water_mark(connection)
@@ -168,7 +172,7 @@ class Feed:
     def _read(self, after: int) -> Page:
         mark = self._mark
         query = PageQuery(after=after, until=mark, limit=PAGE_EVENTS)
-        with self._log.database.reader() as connection:
+        with self._log.database.quick() as connection:
             rows = self._log.database.page(connection, query) if after < mark else []
         items = list(map(FeedItem, rows))
         through = rows[-1].position if len(rows) == PAGE_EVENTS else self._reach(items, after, max(after, mark))

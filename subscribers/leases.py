@@ -17,12 +17,14 @@ from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Float, Update, bindparam, literal, or_, select, update
 
 from eventlog.bell import ring
 from eventlog.clock import Clock
-from eventlog.database import Database
+from eventlog.database import Database, Lent
 from eventlog.errors import LeaseLostError, RestoredLogError
+from eventlog.fixed import Fixed
+from eventlog.schema.tables import Tables
 from eventlog.schema.timestamps import database_now, seconds_from_now
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.registration import RowLock, check_contract, read_subscriber
@@ -75,6 +77,9 @@ class Lease:
         self._valid_until = 0.0
         self._lock = threading.Lock()
         self._held = False
+        dialect = database.engine.dialect
+        self._fence = Fixed(_fence(database.tables), dialect)
+        self._fence_at_event = Fixed(_fence(database.tables).values(event_id=bindparam("stands_at")), dialect)
 
     @property
     def held(self) -> bool:
@@ -101,32 +106,35 @@ class Lease:
 
     def check(self) -> None:
         """Raise `LeaseLostError` when the lease may have run out: asked before each call of a handler."""
-        if not self.is_valid_at(self._clock.monotonic()):
+        self.valid_until(self._clock.monotonic())
+
+    def valid_until(self, now: float) -> float:
+        """Return until when the lease stands for certain, on the monotonic clock. Raises `LeaseLostError`."""
+        if not (self._held and now < self._valid_until):
             raise self._lost("its time ran out before it was renewed")
+        return self._valid_until
 
-    def is_valid_at(self, now: float) -> bool:
-        """Tell whether the lease certainly stands at a moment of the clock."""
-        return self._held and now < self._valid_until
-
-    def fence(self, connection: Connection, progress: Progress) -> None:
+    def fence(self, connection: Lent, progress: Progress) -> None:
         """Move the checkpoint within a transaction, and hold its row; raise `LeaseLostError` when no longer the owner.
 
         It comes after the handlers' writes and before every ledger row, in each of a worker's transactions. Call
         `passed` with the same progress once the transaction has committed.
         """
-        table = self.database.tables.checkpoints
-        moved = connection.execute(
-            update(table)
-            .where(*self._ours(self.epoch), table.c.position == self.progress.position)
-            .values(
-                position=progress.position,
-                in_hand=progress.in_hand,
-                handled_through=progress.handled_through,
-                expires_at=seconds_from_now(literal(self.seconds)),
-                **self._event_at(progress.position),
-            )
-        )
-        if moved.rowcount != 1:
+        values = {
+            "of": self.subscriber,
+            "part": self.partition,
+            "held_epoch": self.epoch,
+            "held_by": self.owner,
+            "read_from": self.progress.position,
+            "to": progress.position,
+            "hands_out": progress.in_hand,
+            "through": progress.handled_through,
+            "seconds": self.seconds,
+        }
+        fence = self._fence
+        if self._id_at is not None and progress.position != self.progress.position:
+            fence, values["stands_at"] = self._fence_at_event, self._id_at(progress.position)
+        if self.database.change(connection, fence, values) != 1:
             raise self._lost("another worker or an operator has moved its checkpoint")
 
     def passed(self, progress: Progress, *, since: float) -> None:
@@ -237,3 +245,24 @@ class Lease:
             f"{self.subscriber}/{self.partition}: the lease of epoch {self.epoch} is lost: {why}",
             remedy="nothing to do: the worker rolls back, and takes the lease again when it is free",
         )
+
+
+def _fence(tables: Tables) -> Update:
+    """Move a checkpoint of ours, unless somebody else has."""
+    table = tables.checkpoints
+    return (
+        update(table)
+        .where(
+            table.c.subscriber == bindparam("of"),
+            table.c.partition == bindparam("part"),
+            table.c.epoch == bindparam("held_epoch"),
+            table.c.owner == bindparam("held_by"),
+            table.c.position == bindparam("read_from"),
+        )
+        .values(
+            position=bindparam("to"),
+            in_hand=bindparam("hands_out"),
+            handled_through=bindparam("through"),
+            expires_at=seconds_from_now(bindparam("seconds", type_=Float())),
+        )
+    )

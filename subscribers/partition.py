@@ -319,10 +319,9 @@ class Partition:
         """Take events that run together: one alone where a crash or a failure has made it suspect."""
         if due[0].position <= self._alone_through or due[0].position == self._suspect:
             return due[:1]
-        for place, item in enumerate(due):
-            if item.position == self._suspect:
-                return due[:place]
-        return due
+        if self._suspect is None:
+            return due
+        return [item for item in due if item.position < self._suspect] or due
 
     def _end_of(self, batch: list[FeedItem], due: list[FeedItem], page: Page, waits_before: int | None) -> int:
         """Where the checkpoint is when the batch is done: at the end of what was scanned, if nothing is left of it."""

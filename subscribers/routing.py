@@ -21,6 +21,7 @@ from eventlog.errors import DeclarationError
 from eventlog.event_types import declared_as, declared_for, with_aliases
 from eventlog.events import Recorded
 from eventlog.patterns import check_pattern, covers, overlap, specificity
+from eventlog.subscribers.call_events import CallEvents
 
 HandlerFunction = Callable[..., Any]
 
@@ -30,6 +31,8 @@ class Wants(StrEnum):
 
     DATA = "data"
     RECORDED = "recorded"
+    ITEMS = "items"
+    """As they were read, decoded by whoever takes them: for handlers of ours."""
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +49,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     takes_list: bool
     is_coroutine: bool
 
-    def call(self, events: Sequence[Recorded[Any]], context: object) -> None:
+    def call(self, events: CallEvents, context: object) -> None:
         """Call the function with what it asked for; what it returns is dropped, what it raises is raised.
 
         Raises `DeclarationError` for what would be handled by nobody: a coroutine or a generator that it returned.
@@ -65,13 +68,15 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it is a plain function of one event and nothing else."""
         return not (self.takes_context or self.takes_list or self.is_coroutine)
 
-    async def call_awaited(self, events: Sequence[Recorded[Any]], context: object) -> None:
+    async def call_awaited(self, events: CallEvents, context: object) -> None:
         """Call a coroutine function, and await it."""
         await self._begin(events, context)
 
-    def _begin(self, events: Sequence[Recorded[Any]], context: object) -> Any:
-        given = [event.data for event in events] if self.wants is Wants.DATA else list(events)
-        first = given if self.takes_list else given[0]
+    def _begin(self, events: CallEvents, context: object) -> Any:
+        given: Sequence[Any] = events.items
+        if self.wants is not Wants.ITEMS:
+            given = events.data() if self.wants is Wants.DATA else events.recorded()
+        first = list(given) if self.takes_list else given[0]
         return self.function(first, context) if self.takes_context else self.function(first)
 
 

@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import DBAPIError
 
+from eventlog.bell import Look
 from eventlog.doorbell import POLL_SECONDS_MAX, POLL_SECONDS_MIN, Sleeper
 from eventlog.errors import DatabaseError
 from eventlog.schema.timestamps import database_now
@@ -241,6 +242,8 @@ class _Loop:
         """What runs, and what is told when it has ended: what it did, or nothing when it failed."""
         self._pause_seconds = POLL_SECONDS_MIN
         self._reconnect_seconds = 0.0
+        self._has_looked = False
+        """Whether the sleep ended with a look that found something to do."""
 
     def run(self) -> None:
         while self._turns or not self._runtime.stop.is_set():
@@ -257,13 +260,18 @@ class _Loop:
                 self._reconnect_seconds = 0.0
 
     def _begin_turns(self) -> None:
+        """Begin what there is to do. Who was woken has just looked into the log, and what is there goes before all
+        else: somebody waits for it.
+        """
+        if self._has_looked:
+            self._has_looked = False
+            self._begin_ready()
+            if self._turns:
+                return
         self._runtime.feed.refresh()
         self._agenda.look_at_tables_if_due()
         self._membership.can_run(self._agenda.runnable())
-        for partition in self._agenda.leaving():
-            self._begin(partition, partition.leave)
-        for partition in self._agenda.ready():
-            self._begin(partition, partition.turn)
+        self._begin_ready()
         replaying = self._agenda.replays.next()
         if replaying is not None:
             self._agenda.replays.began()
@@ -272,6 +280,12 @@ class _Loop:
         if finishing is not None:
             self._agenda.rebuilds.began()
             self._submit(finishing.turn, self._agenda.rebuild_ended)
+
+    def _begin_ready(self) -> None:
+        for partition in self._agenda.leaving():
+            self._begin(partition, partition.leave)
+        for partition in self._agenda.ready():
+            self._begin(partition, partition.turn)
 
     def _begin(self, partition: Partition, deed: Callable[[], Delivered]) -> None:
         def ended(done: Delivered | None) -> None:
@@ -312,7 +326,12 @@ class _Loop:
             self._sleeper.wait(self._pause_seconds)
             self._pause_seconds = min(POLL_SECONDS_MAX, self._pause_seconds * 2)
         else:
-            self._sleeper.sleep(self._agenda.allowance)
+            self._sleeper.sleep(self._allowance)
+
+    def _allowance(self, look: Look) -> float:
+        seconds = self._agenda.allowance(look)
+        self._has_looked = seconds <= 0
+        return seconds
 
     def _wait_for_database(self, error: Exception) -> None:
         ours = self._runtime.database.translate(error)

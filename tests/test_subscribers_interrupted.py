@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from eventlog.database import Lent
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.retry import Retry
@@ -14,6 +16,8 @@ from tests.subscribers_support import Bench, BugError, Sent, applied_table, even
 
 APPLIED = applied_table()
 AT_ONCE = Retry(attempts=3, first_seconds=0)
+
+L = TypeVar("L")
 
 
 def a_passing_error(app: App) -> DBAPIError:
@@ -43,14 +47,14 @@ def lose_answers(app: App, monkeypatch: pytest.MonkeyPatch, *, every: int) -> li
     transaction, autocommit = database.transaction, database.autocommit
 
     @contextmanager
-    def losing(lent: AbstractContextManager[Connection]) -> Iterator[Connection]:
+    def losing(lent: AbstractContextManager[L]) -> Iterator[L]:
         with lent as connection:
             yield connection
         commits[0] += 1
         if commits[0] % every == 0:
             raise error
 
-    def committing_alone() -> AbstractContextManager[Connection] | None:
+    def committing_alone() -> AbstractContextManager[Lent] | None:
         lent = autocommit()
         return None if lent is None else losing(lent)
 
