@@ -105,7 +105,9 @@ def test_it_ends_at_an_event_that_needs_more_and_goes_on_behind_it(bench: Bench)
     assert calls == [("sent", 1), ("lost", 2), ("sent", 3), ("lost", 4)]
 
 
-def test_it_stops_after_the_event_at_hand_when_asked_to(bench: Bench) -> None:
+def test_it_stops_after_the_event_at_hand_when_asked_to(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short calls ask about the stop each millisecond; here, each time."""
+    monkeypatch.setattr("eventlog.subscribers.handing_out.LOOK_SECONDS", 0.0)
     sent = bench.send(3)
     app = bench.app()
     runtime = runtime_of(app)
@@ -126,6 +128,7 @@ def test_it_stops_after_the_event_at_hand_when_asked_to(bench: Bench) -> None:
 
 def test_a_checkpoint_follows_after_a_second_at_the_latest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eventlog.subscribers.handing_out.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("eventlog.subscribers.handing_out.LOOK_SECONDS", 0.0)
     sent = bench.send(3)
     app = bench.app()
     positions: list[int] = []
