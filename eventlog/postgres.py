@@ -43,6 +43,7 @@ from eventlog.fixed import Fixed
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
 from eventlog.postgres_doorbell import PostgresBell
+from eventlog.postgres_insert import Inserts, is_taken
 from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
 from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
@@ -52,55 +53,6 @@ CONNECT_TIMEOUT_SECONDS = 5
 _COLUMNS = """position, id, stream, version, type, type_version, data::text, metadata::text,
 recorded_at at time zone 'UTC', tags"""
 """Times without a zone, which is UTC: the driver would look the session's up for each."""
-
-_INSERT_ONE = """
-insert into {events} (id, stream, version, type, type_version, data, metadata, tags)
-select %s::uuid, %s::text, now_at.version + 1, %s::text, %s::integer, %s::json, %s::json, %s::text[]
-from (select coalesce(max(version), 0) as version from {events} where stream = %s::text) as now_at{locked}
-where {expected}
-on conflict do nothing
-returning position, version, recorded_at at time zone 'UTC'
-"""
-"""Placeholders without names: the driver takes longer to put named ones in order than the server to run this."""
-
-_LOCKED = ", {schema}.lock_tags(%s::text[], null) as locked"
-"""The tags of a lone event are locked before it gets its version and its position. After them, an append would hold the
-version that a decision about its tag needs, and could have a position below that of a decision that never saw it."""
-
-_INSERT_MANY = """
-with heads as materialized (
-    select asked.stream, coalesce((select max(version) from {events} as e where e.stream = asked.stream), 0) as version
-    from unnest({distinct_streams}) as asked(stream)
-)
-insert into {events} (id, stream, version, type, type_version, data, metadata, tags)
-select given.id, given.stream, heads.version + given.number, given.type, given.type_version, given.data, given.metadata,
-       given.tags::text[]
-from unnest(
-    {ids}::uuid[], {streams}, {numbers}::bigint[], {types}, {type_versions}::integer[],
-    {datas}::json[], {metadatas}::json[], {tags}
-) with ordinality as given(id, stream, number, type, type_version, data, metadata, tags, place)
-join heads using (stream)
-where %(expected)s::bigint is null or not exists (select from heads where version <> %(expected)s::bigint)
-order by given.place
-returning position, version, recorded_at at time zone 'UTC'
-"""
-"""Without ON CONFLICT, which would look into each index twice: a third of the time. Whoever inserts many can take all
-of them back, and a batch whose version another one takes at the same moment is rare."""
-
-_MANY_COLUMNS = (
-    "ids",
-    "streams",
-    "distinct_streams",
-    "numbers",
-    "types",
-    "type_versions",
-    "datas",
-    "metadatas",
-    "tags",
-)
-_SEPARATOR = "\x1e"
-"""Stands between the values of a column, which are sent as one text: the driver takes longer to write an array of a
-thousand texts than the server to insert them. No value can hold it, since names are printable and JSON escapes it."""
 
 _HOLDERS = """
 select head + ((l.objid::bigint - head + 2147483648) & 4294967295) - 2147483648 as position,
@@ -131,16 +83,7 @@ class PostgresDatabase:
         self.follows: Database | None = None
         self.tables = tables(dialect="postgresql", schema=schema)
         names = {"schema": schema, "events": f"{schema}.events"}
-        self._insert_one = {
-            (locked, exact): _INSERT_ONE.format(
-                **names,
-                locked=_LOCKED.format(**names) if locked else "",
-                expected="now_at.version = %s::bigint" if exact else "true",
-            )
-            for locked in (False, True)
-            for exact in (False, True)
-        }
-        self._insert_many = _INSERT_MANY.format(**names, **{name: _list_of(name) for name in _MANY_COLUMNS})
+        self._inserts = Inserts(schema=schema)
         self._holders = _HOLDERS.format(**names)
         self._words = SqlWords(
             events=names["events"],
@@ -206,9 +149,7 @@ class PostgresDatabase:
             # In one order for all of them, which the trigger could not: it sees one event at a time.
             self._rows(connection, f"select {self.schema}.lock_tags(%s::text[], null)", [tags])
         if len(pending) == 1:
-            locks_tags = bool(pending[0].tags) and not expected.unless
-            statement = self._insert_one[locks_tags, expected.version is not None]
-            rows = self._rows(connection, statement, _one(pending[0], expected, locks_tags=locks_tags))
+            rows = self._rows(connection, *self._inserts.one(pending[0], expected))
         else:
             rows = self._inserted_many(connection, pending, expected)
         if len(rows) != len(pending):
@@ -217,9 +158,9 @@ class PostgresDatabase:
 
     def _inserted_many(self, connection: Lent, pending: Sequence[PendingEvent], expected: Expected) -> list[Any]:
         try:
-            return self._rows(connection, self._insert_many, _many(pending, expected))
+            return self._rows(connection, *self._inserts.many(pending, expected))
         except DBAPIError as error:
-            if _is_taken(error, schema=self.schema):
+            if is_taken(error, schema=self.schema):
                 return []
             raise
 
@@ -467,51 +408,5 @@ def _driver(connection: Connection) -> Driver:
     return driver_of(connection.connection)
 
 
-def _is_taken(error: DBAPIError, *, schema: str) -> bool:
-    """Tell whether a row was refused because an event with its id, its version or its position is there."""
-    cause = error.orig
-    if not isinstance(cause, psycopg.errors.UniqueViolation):
-        return False
-    return (cause.diag.schema_name, cause.diag.table_name) == (schema, "events")
-
-
-def _one(event: PendingEvent, expected: Expected, *, locks_tags: bool) -> list[Any]:
-    tags = list(event.tags) or None
-    values = [event.id, event.stream, event.type, event.type_version, event.data_text, event.metadata_text, tags]
-    values.append(event.stream)
-    if locks_tags:
-        values.append(tags)
-    if expected.version is not None:
-        values.append(expected.version)
-    return values
-
-
-def _many(pending: Sequence[PendingEvent], expected: Expected) -> dict[str, Any]:
-    columns = {
-        "ids": [event.id.hex for event in pending],
-        "streams": [event.stream for event in pending],
-        "distinct_streams": dict.fromkeys(event.stream for event in pending),
-        "numbers": [str(event.number) for event in pending],
-        "types": [event.type for event in pending],
-        "type_versions": [str(event.type_version) for event in pending],
-        "datas": [event.data_text for event in pending],
-        "metadatas": [event.metadata_text for event in pending],
-        "tags": [_array(event.tags) if event.tags else "" for event in pending],
-    }
-    joined: dict[str, Any] = {name: _SEPARATOR.join(values) for name, values in columns.items()}
-    return {**joined, "expected": expected.version}
-
-
-def _list_of(name: str) -> str:
-    """The SQL that takes a column apart again. No value of any column is empty but that of tags there are none of."""
-    return f"string_to_array(%({name})s::text, E'\\x1e', '')"
-
-
 def _tags_of(pending: Sequence[PendingEvent]) -> list[str]:
     return list({tag for event in pending for tag in event.tags})
-
-
-def _array(texts: Sequence[str]) -> str:
-    """Write a list the way PostgreSQL writes an array; lists of different lengths cannot be one array of arrays."""
-    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
-    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
