@@ -3,7 +3,8 @@
 `database_url` is the one to ask for: a test that takes it runs twice, on SQLite and on PostgreSQL, each time with a
 database of its own that has the log's schema and nothing else; `log` is that log, opened, and `shop` a folder to run
 commands in. The others name one database, or one without the
-schema (`..._empty_url`). Making a database is cheap: the migrations run once a session and are copied from then on.
+schema (`..._empty_url`). Making a database is cheap: the migrations run once a session and their files are copied from
+then on, with what the first connection to a database makes.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -54,28 +56,33 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def postgres_server_of_tests(postgres_url: str) -> Iterator["_Server"]:
+    """The server, by one connection that makes and drops everybody's databases."""
+    engine = sqlalchemy.create_engine(postgres_url, isolation_level="AUTOCOMMIT", pool_size=1, pool_pre_ping=True)
+    yield _Server(engine=engine, options=_cheapest_copy(engine))
+    engine.dispose()
+
+
 @pytest.fixture
-def postgres_empty_url(postgres_url: str) -> Iterator[str]:
+def postgres_empty_url(postgres_server_of_tests: "_Server") -> Iterator[str]:
     """A PostgreSQL database with nothing in it, gone after the test whoever is still connected."""
-    server = _Server(url=postgres_url)
-    yield server.create()
-    server.drop_all()
+    with postgres_server_of_tests.databases() as create:
+        yield create("template1")
 
 
 @pytest.fixture
-def postgres_database_url(postgres_url: str, postgres_template: str) -> Iterator[str]:
+def postgres_database_url(postgres_server_of_tests: "_Server", postgres_template: str) -> Iterator[str]:
     """A PostgreSQL database with the log's schema, gone after the test whoever is still connected."""
-    server = _Server(url=postgres_url)
-    yield server.create(template=postgres_template)
-    server.drop_all()
+    with postgres_server_of_tests.databases() as create:
+        yield create(postgres_template)
 
 
 @pytest.fixture
-def new_postgres_database(postgres_url: str, postgres_template: str) -> Iterator[Callable[[], str]]:
+def new_postgres_database(postgres_server_of_tests: "_Server", postgres_template: str) -> Iterator[Callable[[], str]]:
     """Make as many PostgreSQL databases with the log's schema as a test asks for, gone after it."""
-    server = _Server(url=postgres_url)
-    yield lambda: server.create(template=postgres_template)
-    server.drop_all()
+    with postgres_server_of_tests.databases() as create:
+        yield lambda: create(postgres_template)
 
 
 @pytest.fixture(scope="session")
@@ -160,13 +167,12 @@ def bench(database_url: str) -> Iterator[Bench]:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_url: str) -> Iterator[str]:
+def postgres_template(postgres_server_of_tests: "_Server") -> Iterator[str]:
     """The name of a migrated database that nobody may be connected to while it is copied."""
-    server = _Server(url=postgres_url)
-    url = server.create()
-    _upgrade(url)
-    yield server.databases[0]
-    server.drop_all()
+    with postgres_server_of_tests.databases() as create:
+        url = create("template1")
+        _upgrade(url)
+        yield str(sqlalchemy.make_url(url).database)
 
 
 @pytest.fixture(scope="session")
@@ -190,25 +196,37 @@ def _upgrade(url: str) -> None:
     engine.dispose()
 
 
+def _cheapest_copy(engine: sqlalchemy.Engine) -> str:
+    """Files are copied fastest as files, as long as the server does not wait until each of them is on its disk."""
+    with engine.connect() as connection:
+        return "strategy file_copy" if connection.exec_driver_sql("show fsync").scalar_one() == "off" else ""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Server:
     """Databases with names of their own: the server may be shared with others."""
 
-    url: str
-    databases: list[str] = dataclasses.field(default_factory=list)
+    engine: sqlalchemy.Engine
+    options: str
 
-    def create(self, *, template: str = "template1") -> str:
-        name = f"eventlog_test_{uuid.uuid4().hex}"
-        self._execute(f"create database {name} template {template}")
-        self.databases.append(name)
-        return sqlalchemy.make_url(self.url).set(database=name).render_as_string(hide_password=False)
+    @contextmanager
+    def databases(self) -> Iterator[Callable[[str], str]]:
+        """Give what makes a database from the template it is told; all of them are dropped after the block."""
+        names: list[str] = []
 
-    def drop_all(self) -> None:
-        while self.databases:
-            self._execute(f"drop database {self.databases.pop()} with (force)")
+        def create(template: str) -> str:
+            name = f"eventlog_test_{uuid.uuid4().hex}"
+            self._execute(f"create database {name} template {template} {self.options}")
+            names.append(name)
+            return self.engine.url.set(database=name).render_as_string(hide_password=False)
+
+        try:
+            yield create
+        finally:
+            for name in reversed(names):
+                self._execute(f"drop database {name} with (force)")
 
     def _execute(self, statement: str) -> None:
         """Outside a transaction, as statements about whole databases must be."""
-        engine = sqlalchemy.create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
-        with engine.connect() as connection:
+        with self.engine.connect() as connection:
             connection.exec_driver_sql(statement)

@@ -199,7 +199,7 @@ def _started(
         settings.chmod(0o600)
         guard = guarded(
             [f"{program.path}", f"{settings}"],
-            directory=directory,
+            directories=[directory],
             log=log,
             account=account,
             variables=program.variables,

@@ -2,12 +2,12 @@
 
 It holds even when that process is killed with SIGKILL, where no clean-up of its own can run: the guard's standard
 input is a pipe from it, and the kernel closes a pipe with the last process that holds it. Then the guard stops
-the server and removes its directory. A byte on that pipe asks for the same. A server that ends by itself leaves its
-directory to whoever wants to know why.
+the server and removes its directories. A byte on that pipe asks for the same. A server that ends by itself leaves its
+directories to whoever wants to know why.
 
 Run as a script, in a session of its own so that Ctrl-C in a terminal does not reach it:
 
-    python -I postgres_guard.py USER:GROUP DIRECTORY COMMAND...
+    python -I postgres_guard.py USER:GROUP DIRECTORY... -- COMMAND...
 
 USER and GROUP are numbers, both empty for the account of the guard. Only the standard library is imported: the
 guard is up before the server is.
@@ -24,7 +24,8 @@ POLL_SECONDS = 0.2
 STOP_SECONDS_MAX = 10.0
 
 
-def main(account: str, directory: str, *command: str) -> int:
+def main(account: str, *words: str) -> int:
+    directories, command = words[: words.index("--")], words[words.index("--") + 1 :]
     user, group = (int(number) if number else None for number in account.split(":"))
     server = subprocess.Popen(
         command,
@@ -37,7 +38,8 @@ def main(account: str, directory: str, *command: str) -> int:
     while server.poll() is None:
         if _asked_to_stop():
             _stop(server)
-            shutil.rmtree(directory, ignore_errors=True)
+            for directory in directories:
+                shutil.rmtree(directory, ignore_errors=True)
     return server.returncode
 
 

