@@ -21,6 +21,7 @@ import pytest
 from eventlog.cli.main import main
 from eventlog.clock import SystemClock
 from eventlog.events import Event
+from tests import warm_python
 from tests.log_support import engine_of, opened
 
 DEADLINE_SECONDS = 30.0
@@ -159,13 +160,35 @@ class Shop:
 
 
 def command(*arguments: str | int) -> list[str]:
-    """The words that run a command as a process of its own."""
-    return [sys.executable, "-m", "eventlog.cli", *(str(one) for one in arguments)]
+    """The words that run a command as a process that begins with nothing: most tests take `as_process` or `started`."""
+    return [sys.executable, *_words(*arguments)]
+
+
+def _words(*arguments: str | int) -> list[str]:
+    return ["-m", "eventlog.cli", *(str(one) for one in arguments)]
 
 
 def as_process(*arguments: str | int, cwd: Path, **environment: str) -> Ran:
     """Run a command as a process of its own, without a terminal."""
-    return ran_to_end(command(*arguments), cwd=cwd, **environment)
+    with started(
+        *arguments,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            process.kill()
+    return Ran(code=process.returncode, out=out, err=err)
+
+
+def started(*arguments: str | int, **options: Any) -> "subprocess.Popen[str]":
+    """Start a command as a process of its own, with the options of `subprocess.Popen`."""
+    return warm_python.started(*_words(*arguments), **options)
 
 
 def ran_to_end(words: Sequence[str], *, cwd: Path, **environment: str) -> Ran:
@@ -186,10 +209,8 @@ def ran_to_end(words: Sequence[str], *, cwd: Path, **environment: str) -> Ran:
 def on_terminal(*arguments: str | int, cwd: Path, asked: str = "", answer: bytes = b"", columns: int = 80) -> Ran:
     """Run a command on a pseudo-terminal; type `answer` once `asked` stands on the screen. `out` is the screen."""
     ours, theirs = pty.openpty()
-    # The shell leads a session of its own and opens the terminal, which so becomes its own: ^C reaches it then.
-    opening = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(theirs)]
     environment = {**os.environ, "COLUMNS": str(columns), "LINES": "40", "TERM": "dumb"}
-    process = subprocess.Popen([*opening, *command(*arguments)], cwd=cwd, env=environment, start_new_session=True)
+    process = started(*arguments, cwd=cwd, env=environment, terminal=os.ttyname(theirs))
     try:
         screen = _talk(ours, process, asked=asked, answer=answer)
         code = process.wait(timeout=DEADLINE_SECONDS)
@@ -201,7 +222,7 @@ def on_terminal(*arguments: str | int, cwd: Path, asked: str = "", answer: bytes
     return Ran(code=code, out=screen.replace("\r\n", "\n"), err="")
 
 
-def _talk(terminal: int, process: subprocess.Popen[bytes], *, asked: str, answer: bytes) -> str:
+def _talk(terminal: int, process: "subprocess.Popen[str]", *, asked: str, answer: bytes) -> str:
     """Read the screen until the command has ended, answering on the way."""
     clock = SystemClock()
     deadline = clock.monotonic() + DEADLINE_SECONDS

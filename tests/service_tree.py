@@ -3,11 +3,12 @@
 import dataclasses
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Self
 
 import alembic
+
+from tests import warm_python
 
 CONFIGURATION = """
 [alembic]
@@ -162,8 +163,8 @@ class Service:
         assert done.code == 0, done.out + done.err
 
     def started(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "alembic", *words],
+        return warm_python.started(
+            *("-W", "error", "-m", "alembic", *words),
             cwd=self.folder,
             env=os.environ | {"SHOP_URL": self.url} | environment,
             stdin=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """Our revisions in a service's own Alembic tree, by Alembic's command line: they make the log that `init` makes."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy import Engine, inspect, text
 from eventlog.errors import SchemaMissingError
 from eventlog.log import EventLog
 from eventlog.schema.migrate import SchemaState, current_revision, known_revisions, schema_state, upgrade
+from tests.cli_support import ran_to_end
 from tests.log_support import THREAD_SECONDS_MAX, Background, at_once, engine_of, everything, note, opened, said
 from tests.schema_support import apply_sql, facts
 from tests.service_tree import Service
@@ -137,7 +139,9 @@ def test_an_env_for_async_engines_serves_as_well(tmp_path: Path, empty_database_
 
 
 def test_history_shows_the_branch_beside_that_of_the_service(service: Service) -> None:
-    done = service.alembic("history")
+    """With a Python that has imported nothing before: there, too, is no warning."""
+    words = [sys.executable, "-W", "error", "-m", "alembic", "history"]
+    done = ran_to_end(words, cwd=service.folder, SHOP_URL=service.url)
 
     lines = [line.partition(",")[0] for line in done.out.splitlines()]
     assert "<base> -> shop_0001 (shop) (head)" in lines

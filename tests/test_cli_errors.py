@@ -9,7 +9,7 @@ import sqlalchemy
 
 from eventlog.cli.exits import exit_code
 from eventlog.errors import ConflictError, DatabaseUnreachableError, EventLogError, RefusedError, UnknownEventError
-from tests.cli_support import Shop, as_process
+from tests.cli_support import Shop, as_process, command, ran_to_end
 
 READERS = (
     ("status",),
@@ -158,7 +158,7 @@ def test_the_version_is_that_of_the_distribution(shop: Shop) -> None:
 
 
 def test_the_exit_code_reaches_the_shell(shop: Shop) -> None:
-    assert as_process("status", cwd=shop.folder).code == 0
+    assert ran_to_end(command("status"), cwd=shop.folder).code == 0
     assert as_process("failures", "nobody", cwd=shop.folder).code == 3
     assert as_process("status", cwd=shop.folder, EVENTLOG_URL="sqlite:///nowhere.db").code == 5
 

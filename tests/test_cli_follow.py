@@ -1,6 +1,5 @@
 """`read --follow`: a process of its own, which prints what comes and ends when it is told to."""
 
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import make_url, text
 
-from tests.cli_support import DEADLINE_SECONDS, Shop, command, on_terminal
+from tests.cli_support import DEADLINE_SECONDS, Shop, on_terminal, started
 from tests.log_support import Background, backend, engine_of, note, notes, opened
 
 
@@ -52,10 +51,8 @@ class Follower:
 
 @contextmanager
 def following(shop: Shop, *options: str | int) -> Iterator[Follower]:
-    words = command("read", "--follow", *options)
-    process = subprocess.Popen(
-        words, cwd=shop.folder, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    words = ("read", "--follow", *options)
+    process = started(*words, cwd=shop.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
         try:
             yield Follower(process)

@@ -1,6 +1,5 @@
 """`run`: draining, and a worker that runs until it is stopped."""
 
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cli_support import DEADLINE_SECONDS, Shop, command
+from tests.cli_support import DEADLINE_SECONDS, Shop, started
 from tests.log_support import wait_until
 
 SLOW_SHOP = '''
@@ -121,9 +120,7 @@ def _wait_for_first_event(shop: Shop, worker: "subprocess.Popen[str]") -> None:
 
 @contextmanager
 def _running(shop: Shop, *words: str) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        command(*words), cwd=shop.folder, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = started(*words, cwd=shop.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
         try:
             yield process

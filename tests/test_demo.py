@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 
 from eventlog.cli.demo.workspace import BUG, FIX
 from eventlog.cli.main import main
-from tests.cli_support import Ran, as_process, command, on_terminal
+from tests.cli_support import Ran, as_process, on_terminal, started
 from tests.log_support import engine_of, wait_until
 
 FIRST = {"delays": {"handled": 6_043, "failed": 18}, "carrier-days": {"handled": 18_259, "failed": 0}}
@@ -95,17 +95,14 @@ class Left:
 def printed_by(*arguments: str, cwd: Path, **environment: str) -> str:
     """Run the demo as a process of its own, which must succeed, and return its stdout."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("EVENTLOG_")}
-    done = subprocess.run(
-        command("demo", *arguments),
-        cwd=cwd,
-        env=clean | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=DEMO_SECONDS_MAX,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with started("demo", *arguments, cwd=cwd, env=clean | environment, **piped) as process:
+        try:
+            out, err = process.communicate(timeout=DEMO_SECONDS_MAX)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (0, "")
+    return out
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +287,7 @@ def assert_sums_are_those_of_the_log(engine: Engine, *, events: str) -> None:
 
 def test_the_app_shows_its_board(tour: Tour) -> None:
     shown = subprocess.run(
-        [command()[0], "app.py"], cwd=tour.folder, capture_output=True, text=True, check=True
+        [sys.executable, "app.py"], cwd=tour.folder, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert shown[0].split()[:3] == ["FLL", "275", "arrivals,"]
     assert shown[-1] == "94 airports, 6,043 arrivals"
@@ -310,7 +307,7 @@ def test_mails_sent_again_have_the_ids_they_had(left: Left, tour: Tour, post: Po
 
 def test_an_interrupted_demo_leaves_no_half_of_it(tmp_path: Path) -> None:
     folder = tmp_path / "flights"
-    with subprocess.Popen(command("demo", "flights"), cwd=tmp_path, stdout=subprocess.PIPE) as process:
+    with started("demo", "flights", cwd=tmp_path, stdout=subprocess.PIPE) as process:
         wait_until((folder / "flights.db").exists, what="the database")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
@@ -318,7 +315,7 @@ def test_an_interrupted_demo_leaves_no_half_of_it(tmp_path: Path) -> None:
 
 
 def test_a_reader_who_goes_away_does_not_stop_the_demo(tmp_path: Path) -> None:
-    with subprocess.Popen(command("demo", "flights"), cwd=tmp_path, stdout=subprocess.PIPE) as process:
+    with started("demo", "flights", cwd=tmp_path, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.wait(timeout=DEMO_SECONDS_MAX) == 0

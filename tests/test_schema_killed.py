@@ -1,7 +1,6 @@
 """An upgrade that is killed leaves nothing behind, whatever it began with, and the next one does it all."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ from sqlalchemy import inspect
 from eventlog.errors import SchemaMissingError
 from eventlog.log import EventLog
 from eventlog.schema.migrate import SchemaState, current_revision, known_revisions, upgrade
+from tests import warm_python
 from tests.log_support import (
     THREAD_SECONDS_MAX,
     Background,
@@ -29,8 +29,8 @@ POINTS = ["create table", "create index", "create trigger", "schema_version (ver
 @contextmanager
 def stopped_at(url: str, words: str) -> Iterator["subprocess.Popen[str]"]:
     """A process that upgrades the database, and waits behind the first statement with these words."""
-    command = [sys.executable, "-m", "tests.log_upgrade_child", url, words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = ("-m", "tests.log_upgrade_child", url, words)
+    with warm_python.started(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "reached\n", f"no statement has the words {words!r}"

@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from eventlog.subscribers import control
 from eventlog.subscribers.control.rebuilds import RebuildState, read_rebuilds
+from tests import warm_python
 from tests.subscribers_child import APPLIED, service
 from tests.subscribers_support import DEADLINE_SECONDS, Bench, BugError, eventually
 
@@ -29,8 +29,8 @@ class Child:
     """The service in a process of its own, and the lines it says."""
 
     def __init__(self, url: str, kind: str, mode: str, *deed: str, on_failure: str = "park") -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.subscribers_child", url, kind, on_failure, mode, *deed],
+        self._process = warm_python.started(
+            *("-m", "tests.subscribers_child", url, kind, on_failure, mode, *deed),
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
