@@ -6,6 +6,7 @@ A rule that needs an exception gets it here, in the table of the rule, where it 
 
 import ast
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -97,17 +98,18 @@ class Module:
     def layer(self) -> int:
         return TOP if self.path.startswith(TESTING) else LAYERS.index(self.path.split("/")[0])
 
-    def imports(self) -> Iterator[Import]:
-        yield from _imports(self.tree.body, at_start=True)
+    def imports(self) -> tuple[Import, ...]:
+        return _all_imports(self)
 
 
-def modules() -> list[Module]:
-    found = [
+@functools.cache
+def modules() -> tuple[Module, ...]:
+    found = tuple(
         Module(path=path.relative_to(ROOT).as_posix(), tree=ast.parse(path.read_text(), str(path)))
         for layer in LAYERS
         for path in project_files(ROOT / layer)
         if path.suffix == ".py"
-    ]
+    )
     assert {module.layer for module in found} == set(range(len(LAYERS))), "a folder has no modules: was it moved?"
     return found
 
@@ -232,6 +234,11 @@ def _outside(patterns: Iterable[str]) -> list[Module]:
     return [module for module in modules() if not any(fnmatch(module.path, pattern) for pattern in patterns)]
 
 
+@functools.cache
+def _all_imports(module: Module) -> tuple[Import, ...]:
+    return tuple(_imports(module.tree.body, at_start=True))
+
+
 def _imports(statements: Iterable[ast.AST], *, at_start: bool) -> Iterator[Import]:
     for statement in statements:
         match statement:
@@ -273,7 +280,8 @@ def _is_facade(found: Import) -> bool:
     return found.name == "eventlog" or not (submodule.is_dir() or submodule.with_suffix(".py").is_file())
 
 
-def _uses(module: Module) -> Iterator[tuple[str, int]]:
+@functools.cache
+def _uses(module: Module) -> list[tuple[str, int]]:
     """Every name a module mentions, in full: `from time import sleep` makes `sleep` mean `time.sleep`."""
     meanings = {"print": "print", "exit": "exit", "quit": "quit", "SystemExit": "SystemExit"}
     for node in ast.walk(module.tree):
@@ -284,8 +292,10 @@ def _uses(module: Module) -> Iterator[tuple[str, int]]:
                     meanings[alias.asname or root] = alias.name if alias.asname else root
             case ast.ImportFrom(level=0):
                 meanings |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Name | ast.Attribute):
-            first, *rest = ast.unparse(node).split(".")
-            if first in meanings:
-                yield ".".join([meanings[first], *rest]), node.lineno
+    return [
+        (".".join([meanings[first], *rest]), node.lineno)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Name | ast.Attribute)
+        for first, *rest in [ast.unparse(node).split(".")]
+        if first in meanings
+    ]
