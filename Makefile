@@ -24,8 +24,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## run the demonstration
 	$(BIN)/eventlog demo
 
+# The tests start many processes: where Python is told to write no bytecode, each would compile everything again.
 test: $(READY)  ## run the tests on SQLite and PostgreSQL
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m compileall -q eventlog schema subscribers projections cli
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 soak: $(READY)  ## many random histories of subscribers, for as long as an hour
 	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py

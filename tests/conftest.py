@@ -36,6 +36,27 @@ hypothesis.settings.register_profile("eventlog", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("eventlog")
 
 
+LONG = (
+    "test_alembic_tree.py",
+    "test_demo.py",
+    "test_docs_*.py",
+    "test_embedding.py",
+    "test_example_fastapi.py",
+    "test_log_histories.py",
+    "test_log_limits.py",
+    "test_projections_beside.py",
+    "test_readme.py",
+    "test_subscribers_alone.py",
+    "test_subscribers_crash.py",
+    "test_subscribers_state_machine.py",
+)
+"""Begun first: a file is the share of one xdist worker, and with a long one at the end the others would be idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not any(item.path.match(name) for name in LONG))
+
+
 # Started in the background, as some runners do it, a process ignores ^C, and so do the ones it starts: tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
