@@ -4,18 +4,23 @@ from importlib import import_module
 
 from benchmarks.contestants.contestant import Contestant
 
-__all__ = ["NAMES", "Contestant", "load"]
+__all__ = ["NAMES", "PEERS", "Contestant", "load"]
 
 _MODULES = {
     "raw": "benchmarks.contestants.raw",
     "raw-notify": "benchmarks.contestants.raw_notify",
     "rewindlog": "benchmarks.contestants.rewindlog",
+    "eventsourcing": "benchmarks.contestants.eventsourcing",
+    "eventsourcing-functions": "benchmarks.contestants.eventsourcing_functions",
+    "procrastinate": "benchmarks.contestants.procrastinate",
+    "pgqueuer": "benchmarks.contestants.pgqueuer",
 }
 
 NAMES = tuple(_MODULES)
+PEERS = ("eventsourcing", "eventsourcing-functions", "procrastinate", "pgqueuer")
 
 
 def load(name: str) -> type[Contestant]:
-    """Import a contestant by its name."""
+    """Import a contestant by its name. Raises `ImportError` where it is not installed."""
     found: type[Contestant] = import_module(_MODULES[name]).CONTESTANT
     return found

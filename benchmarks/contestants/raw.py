@@ -15,7 +15,7 @@ import psycopg
 import sqlalchemy
 from sqlalchemy.orm import Session
 
-from benchmarks.contestants.contestant import Append, Board, Contestant, Handle
+from benchmarks.contestants.contestant import APPENDS, CATCHES_UP, FANS_OUT, FLOWS, Append, Contestant, Handle
 from benchmarks.contestants.rows import ONE_MORE, ORDERS, engine_of, metadata
 from benchmarks.flights import DECODERS, Arrived, FlightEvent, type_of
 from eventlog.log import EventLog
@@ -41,8 +41,9 @@ class Raw(Contestant):
     """psycopg, prepared statements, COPY in text format, keyset pages of a thousand."""
 
     name = "raw"
-    workloads = frozenset({"W1", "W1t", "W2-8", "W2-32", "W3", "W4", "W5", "W5p", "W7-1", "W7-100"})
+    workloads = APPENDS | CATCHES_UP | FLOWS | FANS_OUT | {"W1t", "W5p"}
     packages = ("psycopg",)
+    events_table = "raw.events"
 
     def create(self) -> None:
         log = EventLog(self.url)
@@ -85,6 +86,15 @@ class Raw(Contestant):
 
         yield append
         engine.dispose()
+
+    def follow_with(self, handles: Sequence[Handle], *, ready: Callable[[], None], stop: Flag) -> None:
+        """One loop reads and decodes for all."""
+
+        def handle(event: FlightEvent) -> None:
+            for one in handles:
+                one(event)
+
+        self.follow(handle, ready=ready, stop=stop)
 
     def follow(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
         with self.connected() as connection:
@@ -133,11 +143,6 @@ class Raw(Contestant):
         """The last position that is recorded."""
         row = connection.execute("select coalesce(max(position), 0) from raw.events").fetchone()
         return int(row[0]) if row else 0
-
-    def board(self) -> Board:
-        with self.connected() as connection:
-            rows = connection.execute("select carrier, arrived, last from board").fetchall()
-        return {carrier: (arrived, last) for carrier, arrived, last in rows}
 
     def connected(self) -> Connection:
         """A connection that prepares every statement at its first use, and commits each."""
