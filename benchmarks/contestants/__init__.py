@@ -14,6 +14,8 @@ _MODULES = {
     "eventsourcing-functions": "benchmarks.contestants.eventsourcing_functions",
     "procrastinate": "benchmarks.contestants.procrastinate",
     "pgqueuer": "benchmarks.contestants.pgqueuer",
+    "raw-sqlite": "benchmarks.contestants.raw_sqlite",
+    "rewindlog-sqlite": "benchmarks.contestants.rewindlog_sqlite",
 }
 
 NAMES = tuple(_MODULES)

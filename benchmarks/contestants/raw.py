@@ -97,7 +97,7 @@ class Raw(Contestant):
         self.follow(handle, ready=ready, stop=stop)
 
     def follow(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
-        with self.connected() as connection:
+        with self.reading() as connection:
             at = self.head(connection)
             ready()
             while not stop.is_set():
@@ -109,15 +109,15 @@ class Raw(Contestant):
                     time.sleep(0.001)
 
     def catch_up(self, events: int, handle: Handle) -> None:
-        with self.connected() as connection:
+        with self.reading() as connection:
             for page in pages(connection, events):
                 for row in page:
                     handle(decoded(row))
 
     def project(self, events: int) -> None:
         counts: dict[str, tuple[int, int]] = {}
-        with psycopg.connect(self.url) as connection:
-            for page in pages(connection, events):
+        with psycopg.connect(self.url) as connection, self.reading() as reader:
+            for page in pages(reader, events):
                 touched = set()
                 for row in page:
                     event = decoded(row)
@@ -130,7 +130,7 @@ class Raw(Contestant):
 
     def project_by_event(self, events: int) -> None:
         engine = engine_of(self.url)
-        with engine.connect() as connection, self.connected() as reader:
+        with engine.connect() as connection, self.reading() as reader:
             for page in pages(reader, events):
                 for row in page:
                     event = decoded(row)
@@ -143,6 +143,13 @@ class Raw(Contestant):
         """The last position that is recorded."""
         row = connection.execute("select coalesce(max(position), 0) from raw.events").fetchone()
         return int(row[0]) if row else 0
+
+    def reading(self) -> Connection:
+        """A connection that reads by the index also when the table was empty at the first look: the plan is kept."""
+        connection = self.connected()
+        connection.execute("set enable_seqscan = off")
+        connection.execute("set enable_bitmapscan = off")
+        return connection
 
     def connected(self) -> Connection:
         """A connection that prepares every statement at its first use, and commits each."""
