@@ -19,17 +19,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
-import sqlalchemy
-
 from benchmarks import sizes
 from benchmarks.contestants import NAMES, Contestant, load
 from benchmarks.results import Collected, Measured, Results, about, show
-from benchmarks.workloads import TITLES
-from tests.postgres_server import server_of_the_wheel
+from benchmarks.server import bench_server, empty_database
+from benchmarks.workloads import TITLES, WORKLOADS
 
-SETTINGS = {"max_connections": "200"}
-"""All else is as PostgreSQL is shipped."""
 LIMITS = {"postgresql": "raw", "sqlite": "raw-sqlite"}
 """What contestants are compared with, by database."""
 LIMITS_OF_WORKLOADS = {"W6": "raw-notify"}
@@ -39,21 +34,20 @@ SECONDS_MAX = 240.0
 def main() -> None:
     """Run the contest, print it, and keep the figures."""
     parser = argparse.ArgumentParser(description="this project, its peers and the limits, measured in one run")
-    parser.add_argument("workloads", nargs="*", metavar="W", help=f"of {', '.join(TITLES)}; all if left out")
+    parser.add_argument("workloads", nargs="*", metavar="W", help=f"of {', '.join(WORKLOADS)}; all if left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=NAMES, help="a contestant, may be given several times")
     parser.add_argument("--json", type=Path, default=Path("build/contest.json"))
     parser.add_argument("--seconds-max", type=float, default=SECONDS_MAX, help="how long one run may take")
-    parser.add_argument("--scale", type=float, help="what part of the full size is done, for a short look")
+    sizes.add_option(parser)
     options = parser.parse_args()
-    workloads = options.workloads or list(TITLES)
-    if unknown := set(workloads) - set(TITLES):
-        parser.error(f"no workload {', '.join(sorted(unknown))}: choose from {', '.join(TITLES)}")
-    if options.scale is not None:
-        os.environ[sizes.VARIABLE] = str(options.scale)
+    workloads = options.workloads or list(WORKLOADS)
+    if unknown := set(workloads) - set(WORKLOADS):
+        parser.error(f"no workload {', '.join(sorted(unknown))}: choose from {', '.join(WORKLOADS)}")
+    sizes.take_option(options)
     contestants = [load(name) for name in options.only] if options.only else list(_installed())
     found: list[Measured] = []
-    with server_of_the_wheel(SETTINGS) as url:
+    with bench_server() as url:
         packages = [package for one in contestants for package in one.packages]
         here = about(url, packages=packages, rounds=options.rounds)
         print(here, flush=True)
@@ -131,14 +125,8 @@ def _database(server: str, label: str, kind: str) -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="eventlog-bench-") as folder:
             yield f"sqlite:///{folder}/log.db"
         return
-    name = label.lower().replace("-", "_")
-    base = sqlalchemy.make_url(server).set(drivername="postgresql")
-    with psycopg.connect(base.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(f"create database {name}".encode())
-        try:
-            yield base.set(database=name).render_as_string(hide_password=False)
-        finally:
-            connection.execute(f"drop database {name} with (force)".encode())
+    with empty_database(server, label.lower().replace("-", "_")) as url:
+        yield url
 
 
 if __name__ == "__main__":

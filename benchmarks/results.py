@@ -20,8 +20,8 @@ from benchmarks import sizes
 
 UNITS = {
     "rate": "/s",
-    "p50": " ms",
-    "p99": " ms",
+    "p50": " ms (p50)",
+    "p99": " ms (p99)",
     "seconds": " s",
     "cpu": " µs of processor an event",
     "reads": " reads an event",
@@ -68,14 +68,19 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     scale: float
 
-    def __str__(self) -> str:
+    def place(self) -> str:
+        """Tell where it was measured."""
         settings = ", ".join(f"{name} {value}" for name, value in self.postgres.items())
+        return f"{self.machine}, Python {self.python}, SQLite {self.sqlite}, PostgreSQL with {settings}."
+
+    def run(self) -> str:
+        """Tell when, how often and how much."""
+        size = "full size" if self.scale == 1 else f"{self.scale:g} of the full size"
+        return f"{self.taken_at}, {self.rounds} rounds at {size}"
+
+    def __str__(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.packages.items())
-        size = "full size" if self.scale == 1 else f"{self.scale} of the full size"
-        return (
-            f"{self.taken_at}, {self.rounds} rounds at {size}\n{self.machine}, Python {self.python},"
-            f" SQLite {self.sqlite}\nPostgreSQL: {settings}\n{versions}"
-        )
+        return f"{self.run()}\n{self.place()}\n{versions}"
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,12 +150,11 @@ def show(measured: Measured, limit: Measured | None) -> str:
     for unit, values in measured.rounds.items():
         if unit in NOTES:
             continue
-        middle, shown = measured.median(unit), _number(measured.median(unit))
+        middle, shown = measured.median(unit), number(measured.median(unit))
         there = limit is not None and unit in limit.rounds and limit.median(unit)
         ratio = f"{middle / limit.median(unit):6.2f} of {limit.contestant}" if limit and there else ""
-        name = f"{unit} " if unit in ("p50", "p99") else ""
         lines.append(
-            f"  {measured.contestant:24}{name + shown + UNITS[unit]:>32}  ±{measured.spread(unit):4.0%}"
+            f"  {measured.contestant:24}{shown + UNITS[unit]:>36}  ±{measured.spread(unit):4.0%}"
             f" of {len(values)}  {ratio}".rstrip()
         )
     if any(measured.rounds.get("lost", ())):
@@ -159,7 +163,8 @@ def show(measured: Measured, limit: Measured | None) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Write a figure with as many digits as mean something."""
     return f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
 
 

@@ -3,6 +3,7 @@
 An environment variable and not an argument, because the processes of a workload start processes themselves.
 """
 
+import argparse
 import os
 
 VARIABLE = "EVENTLOG_BENCH_SCALE"
@@ -14,6 +15,17 @@ SECONDS_MIN = 0.2
 def scale() -> float:
     """Return what part of the full size is wanted."""
     return float(os.environ.get(VARIABLE, "1"))
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Let a script be told how much to do."""
+    parser.add_argument("--scale", type=float, help="what part of the full size is done, for a short look")
+
+
+def take_option(options: argparse.Namespace) -> None:
+    """Do so much from now on, also in processes that are started."""
+    if options.scale is not None:
+        os.environ[VARIABLE] = str(options.scale)
 
 
 def seconds(full: float) -> float:

@@ -41,6 +41,7 @@ WORKLOADS: dict[str, Callable[[Contestant], Result]] = {
     "W11": memory,
 }
 
+# Of W10 and S-... too, which have scripts of their own.
 TITLES = {
     "W1": "lone durable appends, 1 client",
     "W1t": "an append and a row in one Session",
@@ -59,5 +60,14 @@ TITLES = {
     "W9-1": "1 worker process, the handler waits 2 ms",
     "W9-2": "2 worker processes",
     "W9-4": "4 worker processes",
+    "W10-append": "lone appends to a log of ten million",
+    "W10-head": "reading its last hundred events",
+    "W10-sparse": "catching up with one event of a thousand",
+    "W10-status": "the command `eventlog status`",
+    "W10-rewind": "the command `eventlog rewind --dry-run`",
     "W11": "peak memory of catching up",
+    "S-1": "1 writer inside the server",
+    "S-8": "8 writers",
+    "S-32": "32 writers",
+    "S-open": "32 writers, 5 ms longer in their transactions",
 }
