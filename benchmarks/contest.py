@@ -20,10 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import sizes
-from benchmarks.contestants import NAMES, Contestant, load
+from benchmarks.contestants import NAMES, load
+from benchmarks.contestants.contestant import Contestant
 from benchmarks.results import Collected, Measured, Results, about, show
 from benchmarks.server import bench_server, empty_database
-from benchmarks.workloads import TITLES, WORKLOADS
+from benchmarks.titles import TITLES
+from benchmarks.workloads import WORKLOADS
 
 LIMITS = {"postgresql": "raw", "sqlite": "raw-sqlite"}
 """What contestants are compared with, by database."""
@@ -53,7 +55,7 @@ def main() -> None:
         print(here, flush=True)
         for workload in workloads:
             takers = [one for one in contestants if workload in one.workloads]
-            found += _measure(url, workload, takers, options.rounds, options.seconds_max)
+            found += measure(url, workload, takers, options.rounds, options.seconds_max)
             Results(script="contest", about=here, measured=found).write(options.json)
     if any(one.problems and one.contestant.startswith("rewindlog") for one in found):
         raise SystemExit(1)
@@ -67,9 +69,10 @@ def _installed() -> Iterator[type[Contestant]]:
             print(f"left out: {name} ({error}); `make bench` installs it", file=sys.stderr)
 
 
-def _measure(
+def measure(
     url: str, workload: str, takers: Sequence[type[Contestant]], rounds: int, seconds_max: float
 ) -> list[Measured]:
+    """Give every contestant its turns at one workload, and print what they did."""
     collected = Collected(workload)
     for number in range(rounds):
         for taker in takers:

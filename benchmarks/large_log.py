@@ -30,7 +30,7 @@ from benchmarks.contestants.rewindlog import Rewindlog
 from benchmarks.flights import EVENTS, Flight, FlightEvent, iterate_events, read_events, type_of
 from benchmarks.results import Collected, Measured, Results, about, show
 from benchmarks.server import bench_server, empty_database
-from benchmarks.workloads import TITLES
+from benchmarks.titles import TITLES
 from benchmarks.workloads.processes import SECONDS
 from eventlog import App, event
 from eventlog.log import EventLog

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.contestants import PEERS
 from benchmarks.marks import Judged, judge
 from benchmarks.results import NOTES, UNITS, Measured, Results, number, read_results
-from benchmarks.workloads import TITLES
+from benchmarks.titles import TITLES
 
 FILES = [Path("build") / f"{name}.json" for name in ("contest", "large_log", "safety_cost")]
 PAGE = Path("docs/performance.md")
@@ -33,7 +33,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("unguarded", "guarded", "with-worker", "table-lock", "always-notify"),
     ),
 )
-"""Each with its workloads, as they are called before the dash, and its columns; the first that has a figure is the limit."""
+"""Each with its workloads, as called before the dash, and its columns; the first that has a figure is the limit."""
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from benchmarks import sizes
 from benchmarks.contestants.rewindlog import Rewindlog
 from benchmarks.results import Collected, Results, about, show
 from benchmarks.server import bench_server, empty_database
-from benchmarks.workloads import TITLES
+from benchmarks.titles import TITLES
 from eventlog.events import Recorded
 from eventlog.subscribers.app import App
 

@@ -1,10 +1,12 @@
 """Who is measured. Each has a module of its own: a reader can see there whether it is used as its makers advise."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from benchmarks.contestants.contestant import Contestant
+if TYPE_CHECKING:
+    from benchmarks.contestants.contestant import Contestant
 
-__all__ = ["NAMES", "PEERS", "Contestant", "load"]
+__all__ = ["NAMES", "PEERS", "load"]
 
 _MODULES = {
     "raw": "benchmarks.contestants.raw",
@@ -22,7 +24,7 @@ NAMES = tuple(_MODULES)
 PEERS = ("eventsourcing", "eventsourcing-functions", "procrastinate", "pgqueuer")
 
 
-def load(name: str) -> type[Contestant]:
+def load(name: str) -> "type[Contestant]":
     """Import a contestant by its name. Raises `ImportError` where it is not installed."""
     found: type[Contestant] = import_module(_MODULES[name]).CONTESTANT
     return found
