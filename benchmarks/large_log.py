@@ -102,6 +102,8 @@ class LogOf(Rewindlog):
     def command(self, *words: str) -> dict[str, float]:
         """Run a command of the operator's; it has to succeed."""
         environment = {**os.environ, "EVENTLOG_URL": self.url, "EVENTLOG_OUTPUT": "json"}
+        # What is installed has its bytecode beside it; where this is set, every command would compile its modules anew.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         began = time.perf_counter()
         done = subprocess.run(
             [Path(sys.executable).with_name("eventlog"), *words],

@@ -117,6 +117,7 @@ def test_the_page_gets_the_figures_between_its_marks_and_nothing_else(tmp_path: 
     assert new.startswith(f"before\n{report.BEGIN}\n")
     assert new.endswith(f"{report.END}\nafter\n")
     assert "old figures" not in new
+    assert report.replaced(report.PAGE.read_text(), "new ones").count("new ones") == 1
     assert "| 100 ±0% | 60.00 ±0%, 0.60 |" in new
     assert "- W7-1: raw lost 7 of 50 events in a run" in new
     assert "- W7-1: procrastinate did not finish within 240 s" in new

@@ -13,6 +13,7 @@ _MODULES = {
     "raw-notify": "benchmarks.contestants.raw_notify",
     "rewindlog": "benchmarks.contestants.rewindlog",
     "eventsourcing": "benchmarks.contestants.eventsourcing",
+    "eventsourcing-loop": "benchmarks.contestants.eventsourcing_loop",
     "eventsourcing-functions": "benchmarks.contestants.eventsourcing_functions",
     "procrastinate": "benchmarks.contestants.procrastinate",
     "pgqueuer": "benchmarks.contestants.pgqueuer",
@@ -21,7 +22,7 @@ _MODULES = {
 }
 
 NAMES = tuple(_MODULES)
-PEERS = ("eventsourcing", "eventsourcing-functions", "procrastinate", "pgqueuer")
+PEERS = ("eventsourcing", "eventsourcing-loop", "eventsourcing-functions", "procrastinate", "pgqueuer")
 
 
 def load(name: str) -> "type[Contestant]":

@@ -2,7 +2,7 @@
 
 Durability as shipped ("durable"), its autovacuum settings applied, as its checklist asks. Many events of one call are
 one `enqueue` of lists. The types are its entry points. A worker fetches so many jobs at a time and acknowledges as
-many; `BATCH` was the fastest of 10 (as shipped), 100, 500 and 1,000 here.
+many: from 100 on it hardly matters how many, 10 (as shipped) is a third as fast (`python -m benchmarks.tuning`).
 
 A queue has no read model. In W5 the entry point writes the board itself, at least once, a job at a time on one
 connection, because the last value needs them in order. It wants its connection in autocommit, so there is no W1t.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event as Flag
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncpg
 import msgspec
@@ -30,7 +30,6 @@ UPSERT = """
 insert into board values ($1, 1, $2)
 on conflict (carrier) do update set arrived = board.arrived + 1, last = excluded.last
 """
-BATCH = 500
 Take = Callable[[FlightEvent], Coroutine[Any, Any, None]]
 
 
@@ -42,6 +41,7 @@ class Pgqueuer(Contestant):
     packages = ("pgqueuer", "asyncpg", "uvloop", "msgspec")
     catch_up_events = 50_000
     flow_events = 20_000
+    batch: ClassVar[int] = 500
 
     def create(self) -> None:
         async def run() -> None:
@@ -74,7 +74,7 @@ class Pgqueuer(Contestant):
         async def run() -> None:
             async with asyncpg.create_pool(self.url, min_size=2, max_size=4) as pool:
                 worker = _worker(PgQueuer.from_asyncpg_pool(pool), _taking(handle))
-                running = asyncio.create_task(worker.run(batch_size=BATCH, dequeue_timeout=timedelta(seconds=30)))
+                running = asyncio.create_task(worker.run(batch_size=self.batch, dequeue_timeout=timedelta(seconds=30)))
                 await asyncio.sleep(1)
                 ready()
                 await asyncio.to_thread(stop.wait)
@@ -104,7 +104,7 @@ class Pgqueuer(Contestant):
     async def _drain(self, take: Take) -> None:
         async with asyncpg.create_pool(self.url, min_size=2, max_size=4) as pool:
             worker = _worker(PgQueuer.from_asyncpg_pool(pool), take)
-            await worker.run(batch_size=BATCH, mode=QueueExecutionMode.drain)
+            await worker.run(batch_size=self.batch, mode=QueueExecutionMode.drain)
 
 
 def _worker(worker: PgQueuer, take: Take) -> PgQueuer:

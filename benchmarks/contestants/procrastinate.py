@@ -2,8 +2,8 @@
 
 Many events of one call are one `batch_defer`, in one statement. The task is a coroutine, since plain functions cost a
 thread each. JSON is msgspec's, by the connector's own setting. Finished jobs are kept, as shipped, which is also what
-comes nearest to a log. A worker takes jobs one by one; its `concurrency`, and connections to go with it, are what its
-documentation offers for speed, and what was the fastest of 1, 4, 10 and 30 here.
+comes nearest to a log. A worker fetches jobs one by one; what its documentation offers for speed is to run several at a
+time, with connections to go with it, so that one is acknowledged while the next is fetched (`benchmarks/tuning.py`).
 
 A queue has no read model. In W5 the task writes the board itself, at least once; the worker then runs one job at a
 time, because the last value needs them in order. In W1t the job is deferred on the Session's own connection.
@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event as Flag
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import procrastinate
@@ -30,7 +30,6 @@ UPSERT = """
 insert into board values (%s, 1, %s)
 on conflict (carrier) do update set arrived = board.arrived + 1, last = excluded.last
 """
-CONCURRENCY = 10
 
 
 class Procrastinate(Contestant):
@@ -42,6 +41,7 @@ class Procrastinate(Contestant):
     bulk_events = 20_000
     catch_up_events = 5_000
     flow_events = 1_000
+    concurrency: ClassVar[int] = 10
 
     def create(self) -> None:
         with self._deferring() as app:
@@ -81,7 +81,7 @@ class Procrastinate(Contestant):
     def follow(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
         async def run() -> None:
             async with self._working(handle) as app:
-                worker = asyncio.create_task(_run(app, concurrency=CONCURRENCY, wait=True))
+                worker = asyncio.create_task(_run(app, concurrency=self.concurrency, wait=True))
                 await asyncio.sleep(1)
                 ready()
                 await asyncio.to_thread(stop.wait)
@@ -92,7 +92,7 @@ class Procrastinate(Contestant):
     def catch_up(self, events: int, handle: Handle) -> None:
         async def run() -> None:
             async with self._working(handle) as app:
-                await _run(app, concurrency=CONCURRENCY, wait=False)
+                await _run(app, concurrency=self.concurrency, wait=False)
 
         asyncio.run(run())
 
@@ -114,7 +114,7 @@ class Procrastinate(Contestant):
         async def take(type: str, data: Any) -> None:  # noqa: A002
             handle(msgspec.convert(data, CLASSES[type]))
 
-        return self._app(take, PsycopgConnector, size=CONCURRENCY + 1).open_async()
+        return self._app(take, PsycopgConnector, size=self.concurrency + 1).open_async()
 
     def _deferring(self) -> Any:
         def take(type: str, data: Any) -> None:  # noqa: A002

@@ -32,7 +32,7 @@ def shared(processes: int) -> Callable[[Contestant], Result]:
         events = read_events(processes * sizes.events(EVENTS_EACH))
         context = multiprocessing.get_context("spawn")
         stop, ready = context.Event(), [context.Event() for _ in range(processes)]
-        counts = [context.Value("q", 0) for _ in range(processes)]
+        counts = [context.RawValue("q", 0) for _ in range(processes)]
         workers = [
             context.Process(target=_share, args=(type(contestant).name, contestant.url, count, one, stop), daemon=True)
             for one, count in zip(ready, counts, strict=True)
