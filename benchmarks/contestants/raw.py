@@ -15,7 +15,7 @@ import psycopg
 import sqlalchemy
 from sqlalchemy.orm import Session
 
-from benchmarks.contestants.contestant import Append, Board, Contestant, Handle
+from benchmarks.contestants.contestant import APPENDS, CATCHES_UP, FANS_OUT, FLOWS, Append, Contestant, Handle
 from benchmarks.contestants.rows import ONE_MORE, ORDERS, engine_of, metadata
 from benchmarks.flights import DECODERS, Arrived, FlightEvent, type_of
 from eventlog.log import EventLog
@@ -41,8 +41,9 @@ class Raw(Contestant):
     """psycopg, prepared statements, COPY in text format, keyset pages of a thousand."""
 
     name = "raw"
-    workloads = frozenset({"W1", "W1t", "W2-8", "W2-32", "W3", "W4", "W5", "W5p", "W7-1", "W7-100"})
+    workloads = APPENDS | CATCHES_UP | FLOWS | FANS_OUT | {"W1t", "W5p"}
     packages = ("psycopg",)
+    events_table = "raw.events"
 
     def create(self) -> None:
         log = EventLog(self.url)
@@ -86,8 +87,17 @@ class Raw(Contestant):
         yield append
         engine.dispose()
 
+    def follow_with(self, handles: Sequence[Handle], *, ready: Callable[[], None], stop: Flag) -> None:
+        """One loop reads and decodes for all."""
+
+        def handle(event: FlightEvent) -> None:
+            for one in handles:
+                one(event)
+
+        self.follow(handle, ready=ready, stop=stop)
+
     def follow(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
-        with self.connected() as connection:
+        with self.reading() as connection:
             at = self.head(connection)
             ready()
             while not stop.is_set():
@@ -99,15 +109,15 @@ class Raw(Contestant):
                     time.sleep(0.001)
 
     def catch_up(self, events: int, handle: Handle) -> None:
-        with self.connected() as connection:
+        with self.reading() as connection:
             for page in pages(connection, events):
                 for row in page:
                     handle(decoded(row))
 
     def project(self, events: int) -> None:
         counts: dict[str, tuple[int, int]] = {}
-        with psycopg.connect(self.url) as connection:
-            for page in pages(connection, events):
+        with psycopg.connect(self.url) as connection, self.reading() as reader:
+            for page in pages(reader, events):
                 touched = set()
                 for row in page:
                     event = decoded(row)
@@ -120,7 +130,7 @@ class Raw(Contestant):
 
     def project_by_event(self, events: int) -> None:
         engine = engine_of(self.url)
-        with engine.connect() as connection, self.connected() as reader:
+        with engine.connect() as connection, self.reading() as reader:
             for page in pages(reader, events):
                 for row in page:
                     event = decoded(row)
@@ -134,10 +144,12 @@ class Raw(Contestant):
         row = connection.execute("select coalesce(max(position), 0) from raw.events").fetchone()
         return int(row[0]) if row else 0
 
-    def board(self) -> Board:
-        with self.connected() as connection:
-            rows = connection.execute("select carrier, arrived, last from board").fetchall()
-        return {carrier: (arrived, last) for carrier, arrived, last in rows}
+    def reading(self) -> Connection:
+        """A connection that reads by the index also when the table was empty at the first look: the plan is kept."""
+        connection = self.connected()
+        connection.execute("set enable_seqscan = off")
+        connection.execute("set enable_bitmapscan = off")
+        return connection
 
     def connected(self) -> Connection:
         """A connection that prepares every statement at its first use, and commits each."""

@@ -26,7 +26,7 @@ class RawNotify(Raw):
             yield append
 
     def follow(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
-        with self.connected() as connection, self.connected() as listener:
+        with self.reading() as connection, self.connected() as listener:
             listener.execute("listen events")
             at = self.head(connection)
             ready()

@@ -5,15 +5,31 @@ from contextlib import contextmanager
 from threading import Event as Flag
 
 import msgspec
-from sqlalchemy import text
+import psycopg
 from sqlalchemy.orm import Session
 
-from benchmarks.contestants.contestant import Append, Board, Contestant, Handle
+from benchmarks.contestants.contestant import (
+    APPENDS,
+    CATCHES_UP,
+    FANS_OUT,
+    FLOWS,
+    SHARES,
+    Append,
+    Contestant,
+    Handle,
+)
 from benchmarks.contestants.rows import BOARD, ONE_MORE, ORDERS, metadata
 from benchmarks.flights import Arrived, FlightEvent
 from eventlog import App, Context
 from eventlog.log import EventLog
 from eventlog.projections import View
+
+PARTITIONS = 32
+"""A worker process runs eight at a time, and there are four processes at most."""
+EVEN_SHARES = f"""
+select case when min(share) = max(share) and sum(share) = {PARTITIONS} then count(*) end
+from (select count(*) share from eventlog.checkpoints where expires_at > clock_timestamp() group by owner) shares
+"""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -28,8 +44,9 @@ class Rewindlog(Contestant):
     """An effect delivered at least once, with durable checkpoints; a view, exactly once."""
 
     name = "rewindlog"
-    workloads = frozenset({"W1", "W1t", "W2-8", "W2-32", "W3", "W4", "W5", "W5p", "W6", "W7-1", "W7-100"})
+    workloads = APPENDS | CATCHES_UP | FLOWS | FANS_OUT | SHARES | {"W1t", "W5p", "W6", "W11"}
     packages = ("rewindlog", "sqlalchemy", "psycopg", "msgspec")
+    events_table = "eventlog.events"
 
     def create(self) -> None:
         log = EventLog(self.url)
@@ -62,6 +79,35 @@ class Rewindlog(Contestant):
             stop.wait()
         app.engine.dispose()
 
+    def follow_with(self, handles: Sequence[Handle], *, ready: Callable[[], None], stop: Flag) -> None:
+        app = App(self.url)
+        for number, handle in enumerate(handles):
+            _subscribe(app, f"benchmark-{number}", handle, start="now")
+        with app.worker():
+            ready()
+            stop.wait()
+        app.engine.dispose()
+
+    def share(self, handle: Handle, *, ready: Callable[[], None], stop: Flag) -> None:
+        app = App(self.url)
+        _subscribe(app, "shared", handle, start="now", partitions=PARTITIONS)
+        with app.worker():
+            ready()
+            stop.wait()
+        app.engine.dispose()
+
+    def sharing(self) -> int:
+        with psycopg.connect(self.url) as connection:
+            row = connection.execute(EVEN_SHARES).fetchone()
+        return int(row[0] or 0) if row else 0
+
+    def fill_at_once(self, events: Sequence[FlightEvent]) -> None:
+        log = EventLog(self.url)
+        with log.engine.begin() as connection:
+            for start in range(0, len(events), 1_000):
+                log.append(*events[start : start + 1_000], tx=connection)
+        log.engine.dispose()
+
     def catch_up(self, events: int, handle: Handle) -> None:
         app = self._app(handle, start="beginning")
         app.register()
@@ -93,21 +139,16 @@ class Rewindlog(Contestant):
         app.drain()
         app.engine.dispose()
 
-    def board(self) -> Board:
-        app = App(self.url)
-        with app.engine.connect() as connection:
-            rows = connection.execute(text("select carrier, arrived, last from board")).all()
-        app.engine.dispose()
-        return {row.carrier: (row.arrived, row.last) for row in rows}
-
     def _app(self, handle: Handle, *, start: str) -> App:
         app = App(self.url)
-
-        @app.subscriber("benchmark", start=start)
-        def take(event: FlightEvent) -> None:
-            handle(event)
-
+        _subscribe(app, "benchmark", handle, start=start)
         return app
+
+
+def _subscribe(app: App, name: str, handle: Handle, *, start: str, partitions: int = 1) -> None:
+    @app.subscriber(name, start=start, partitions=partitions)
+    def take(event: FlightEvent) -> None:
+        handle(event)
 
 
 def _drop(_recorded: object) -> None:
