@@ -30,13 +30,11 @@ SQLITE_WRITERS_MAX = 4
 def main(arguments: Sequence[str] | None = None) -> int:
     """Audit adapters, print what came of it, and return the exit code."""
     options = _options(arguments)
-    # Connections are ended by the dozen, and everybody says so.
-    logging.disable(logging.CRITICAL)
     adapters = [load(name) for name in options.adapters or installed()]
     if missing := [] if options.adapters else [name for name in NAMES if name not in installed()]:
         print(f"left out, since they are not installed: {', '.join(missing)}")
     races = []
-    with _server(options) as server:
+    with _quietly(), _server(options) as server:
         where = report.about(server.about, adapters)
         print(f"{where}\nseed {options.seed}, {options.seconds:g} s each, {options.writers} writers", flush=True)
         for adapter in adapters:
@@ -105,6 +103,16 @@ def _node_writers(adapter: Adapter, folder: Path, seed: int) -> list[Writer]:
     NODE_CACHE.mkdir(parents=True, exist_ok=True)
     programs = clients(adapter.url, folder, NODE_CACHE.resolve())
     return [NodeWriter(clients=programs, name=f"{WRITER_NAME}-node", seed=seed, schema=adapter.schema)]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Connections are ended by the dozen, and everybody would say so."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager

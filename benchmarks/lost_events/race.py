@@ -10,13 +10,13 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from benchmarks.lost_events.adapters.adapter import Adapter, Promise
-from benchmarks.lost_events.audit import Delivery, Journal, Verdict, audit
+from benchmarks.lost_events.audit import Delivery, Journal, Outcome, Verdict, audit
 from benchmarks.lost_events.killer import Killer, still_busy
 from benchmarks.lost_events.shapes import Shape
 from benchmarks.lost_events.writing import READER_NAME, WRITER_NAME, Writer
@@ -28,7 +28,11 @@ PATIENCE_SECONDS = 20.0
 CONTROL_PATIENCE_SECONDS = 1.0
 """The same for a control, from which nothing more is expected."""
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.05
+
+
+Until = Callable[[Sequence[Writer]], bool]
+"""Tells whether writers have written enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +71,13 @@ def run_race(
     seed: int,
     shapes: frozenset[Shape] | None = None,
     beside: Sequence[Writer] = (),
+    until: Until | None = None,
 ) -> Race:
     """Let writers and a reader race on the tables of an adapter; return when all is over.
 
-    `shapes` are all that the adapter's log can take, unless fewer are given. `beside` are more writers. Raises
-    `RaceFailedError` when a writer, the reader or the race itself did not work.
+    Writers write for `seconds`, and on a slow machine longer, until `until` is true of them. `shapes` are all that the
+    adapter's log can take, unless fewer are given. `beside` are more writers. Raises `RaceFailedError` when a writer,
+    the reader or the race itself did not work.
     """
     wanted = adapter.shapes if shapes is None else shapes & adapter.shapes
     reader = _Reader(adapter=adapter)
@@ -84,7 +90,7 @@ def run_race(
         threads = [_started(writer.run, stop) for writer in working]
         killer = _killer(adapter, wanted, seed, stack)
         killing = _started(killer.run, stop) if killer is not None else None
-        _wait(seconds, stop, [*working, reader])
+        _wait(seconds, until, working, reader)
         stop.set()
         _join([*threads, *([killing] if killing is not None else [])], seed)
         _settle(adapter)
@@ -108,6 +114,18 @@ def run_race(
         done=sum((writer.done for writer in working), Counter()),
         killed=killer.killed if killer is not None else 0,
     )
+
+
+def enough(count: int) -> Until:
+    """So many events committed, and so many rolled back, by all of them together."""
+
+    def is_enough(writers: Sequence[Writer]) -> bool:
+        return all(
+            sum(len(one.journal.with_outcome(outcome)) for one in writers) >= count
+            for outcome in (Outcome.COMMITTED, Outcome.ROLLED_BACK)
+        )
+
+    return is_enough
 
 
 class RaceFailedError(Exception):
@@ -165,11 +183,16 @@ def _killer(adapter: Adapter, shapes: frozenset[Shape], seed: int, stack: ExitSt
     return Killer(observer=observer, names=names, random=random.Random(f"{seed} killer"))
 
 
-def _wait(seconds: float, stop: threading.Event, watched: Sequence[Writer | _Reader]) -> None:
-    """Wait for the time to be over, or for somebody to fail."""
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends and not any(one.failures for one in watched):
-        stop.wait(POLL_SECONDS)
+def _wait(seconds: float, until: Until | None, working: Sequence[Writer], reader: _Reader) -> None:
+    """Wait for the time to be over and enough to be written, or for somebody to fail."""
+    began = time.monotonic()
+    while not any(one.failures for one in working) and not reader.failures:
+        passed = time.monotonic() - began
+        if passed >= seconds and (until is None or until(working)):
+            return
+        if passed >= seconds + THREAD_SECONDS_MAX:
+            raise RaceFailedError(f"{THREAD_SECONDS_MAX:g} s after its end there is not enough written")
+        time.sleep(POLL_SECONDS)
 
 
 def _join(threads: Sequence[threading.Thread], seed: int) -> None:

@@ -6,10 +6,10 @@ transactions of their own from `CallAdapter` (`call_adapter.py`).
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import Engine, create_engine, make_url
@@ -41,8 +41,10 @@ class Adapter(ABC):
     reader_may_be_killed: ClassVar[bool] = False
     """Whether its reader has to outlive the loss of its connections."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, connect_args: Mapping[str, Any] | None = None) -> None:
+        """`connect_args` are for all connections that are not the log's own."""
         self.url = url
+        self.connect_args = dict(connect_args or {})
 
     @property
     def is_postgres(self) -> bool:
@@ -82,7 +84,7 @@ class Adapter(ABC):
     @contextmanager
     def observer(self) -> Iterator[Engine]:
         """Lend an engine whose every statement is a transaction of its own, for looking on and for ending others."""
-        engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT", connect_args=self.connect_args)
         try:
             yield engine
         finally:

@@ -2,9 +2,9 @@
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from sqlalchemy import create_engine, text
@@ -25,11 +25,6 @@ class SqlAdapter(Adapter):
     """`schema` is where the table `events` and the function `append` are, on PostgreSQL."""
 
     schema: ClassVar[str] = "eventlog"
-
-    def __init__(self, url: str, *, connect_args: Mapping[str, Any] | None = None) -> None:
-        """`connect_args` are for the connections on which writers write without the library."""
-        super().__init__(url)
-        self._connect_args = dict(connect_args or {})
 
     @property
     def shapes(self) -> frozenset[Shape]:
@@ -65,7 +60,7 @@ class SqlAdapter(Adapter):
     def hand(self, name: str) -> Iterator[Hand]:
         """Lend a writer of this name what it writes with."""
         url = named(self.url, name)
-        session = create_engine(url, connect_args=self._connect_args)
+        session = create_engine(url, connect_args=self.connect_args)
         if not self.is_postgres:
             prepare(session)
         observer = session.execution_options(isolation_level="AUTOCOMMIT")
