@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import sqlalchemy
@@ -41,6 +41,8 @@ SETTINGS: Mapping[str, str] = {
 }
 START_ATTEMPTS_MAX = 3
 START_SECONDS_MAX = 60.0
+
+MakeData = Callable[[Path, Path, Account], Path]
 
 
 @contextlib.contextmanager
@@ -84,14 +86,18 @@ def _engine_answers() -> bool:
 
 
 @contextlib.contextmanager
-def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
-    """Run the server of the wheel with these settings, and give the URL of its superuser."""
+def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS, *, make_data: MakeData | None = None) -> Iterator[str]:
+    """Run the server of the wheel with these settings, and give the URL of its superuser.
+
+    `make_data` makes the server's data directory, given its place, the folder of the programs, and who runs them; else
+    it is a fresh one.
+    """
     account = server_account()
     directory = Path(tempfile.mkdtemp(prefix="eventlog-postgres-"))
     try:
         directory.chmod(0o711)
         binaries = _binaries(directory, account)
-        data = _initialised(directory / "data", binaries, account)
+        data = (make_data or _initialised)(directory / "data", binaries, account)
         guard, port = _started(directory, binaries, data, settings=settings, account=account)
         try:
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -134,9 +140,7 @@ def _can_run(binaries: Path, account: Account) -> bool:
 
 
 def _initialised(data: Path, binaries: Path, account: Account) -> Path:
-    data.mkdir(mode=0o700)
-    if account.user is not None and account.group is not None:
-        os.chown(data, account.user, account.group)
+    made_for(data, account)
     options = (
         "--auth=trust",
         "--username=postgres",
@@ -147,6 +151,13 @@ def _initialised(data: Path, binaries: Path, account: Account) -> Path:
     )
     account.run(binaries / "initdb", *options, "-D", data)
     return data
+
+
+def made_for(data: Path, account: Account) -> None:
+    """Make an empty folder that is that account's alone."""
+    data.mkdir(mode=0o700)
+    if account.user is not None and account.group is not None:
+        os.chown(data, account.user, account.group)
 
 
 def _started(
