@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 from sqlalchemy import text
@@ -85,6 +86,7 @@ def found_by(log: EventLog, question: str) -> int:
         return len(connection.execute(text(question)).all())
 
 
+@cache
 def names_in(file: Path) -> set[str]:
     tree = ast.parse(file.read_text()) if file.exists() else ast.Module(body=[], type_ignores=[])
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
