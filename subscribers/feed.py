@@ -1,8 +1,8 @@
 """Reads the log for all subscribers of one worker, and decodes each event once.
 
 Subscribers at the same place share a page. A poll asks for the head alone, which is one cheap read; the high-water mark
-is asked for only when the head has moved past it. Nothing here outlives an error of the database: after a failover
-positions that were not yet safe may be given out again, so `forget` is called then.
+is asked for only when the head has moved past it. Nothing here outlives an error of the database: after a failover, or
+when a log is put back to a copy of it, positions are given out again, so `forget` is called then.
 """
 
 import threading
@@ -93,6 +93,7 @@ class Feed:
         self._mark = 0
         self._head = 0
         self._moves = 0
+        self._times_forgotten = self._refreshed_after = 0
         self._pages: OrderedDict[int, Page] = OrderedDict()
 
     @property
@@ -113,11 +114,16 @@ class Feed:
     def refresh(self) -> int:
         """Look whether there is more to read, and return the high-water mark. One query while nothing moves."""
         database = self._log.database
+        times_forgotten = self._times_forgotten
         with database.quick() as connection:
             head = mark = database.head(connection)
             if head != self._mark:
                 mark = database.high_water_mark(connection)
-        self._saw(head=head, mark=mark)
+        with self._lock:
+            if times_forgotten == self._times_forgotten:
+                # Otherwise who was asked may not be who is asked for the events.
+                self._refreshed_after = times_forgotten
+                self._saw(head=head, mark=mark)
         return mark
 
     def saw(self, look: Look) -> None:
@@ -126,6 +132,8 @@ class Feed:
 
     def page(self, *, after: int, until: int | None = None) -> Page:
         """Return events that follow a position, at most a page of them, none past the mark last read nor `until`."""
+        if self._refreshed_after != self._times_forgotten:
+            self.refresh()
         with self._lock:
             end = self._mark if until is None else min(until, self._mark)
             page = self._kept(after)
@@ -153,8 +161,9 @@ class Feed:
         return items[-1].position if items else after
 
     def forget(self) -> None:
-        """Drop what was read: the connection it came from is gone."""
+        """Drop what was read: the connection it came from is gone, and who answers next may know another log."""
         with self._lock:
+            self._times_forgotten += 1
             self._pages.clear()
             self._saw(head=0, mark=0)
 

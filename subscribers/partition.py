@@ -122,11 +122,11 @@ class Partition:
             self.lease.forget()
             return Delivered(moved=True)
         except InterruptedTurnError as error:
-            self.lease.forget()
+            self._forget()
             log_turn(logger.info, "the database interrupted event %d: %s", self.lease, error.item.position, error)
             return Delivered(moved=True)
         except DBAPIError as error:
-            self.lease.forget()
+            self._forget()
             self._interrupted += 1
             if not self._runtime.database.passing(error) or self._interrupted > INTERRUPTED_TURNS_MAX:
                 raise
@@ -143,6 +143,11 @@ class Partition:
         """Let the lease go, as a turn of its own: the partition is paused, or somebody else's share."""
         self.release()
         return Delivered()
+
+    def _forget(self) -> None:
+        """Rely on nothing that was read before the database interrupted the turn."""
+        self.lease.forget()
+        self._runtime.feed.forget()
 
     def _hold(self) -> bool:
         if self.lease.held:

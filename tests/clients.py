@@ -52,14 +52,16 @@ class Clients:
         file.write_text(program)
         return self._run([node(), file, *arguments], given="")
 
-    def start_node(self, program: str, *arguments: str, name: str = "program") -> "subprocess.Popen[str]":
-        """Start a program that is to run beside others."""
+    def start_node(
+        self, program: str, *arguments: str, name: str = "program", **variables: str
+    ) -> "subprocess.Popen[str]":
+        """Start a program that is to run beside others; `variables` are added to its environment."""
         file = self.folder / f"{name}.mjs"
         file.write_text(program)
         return subprocess.Popen(
             [node(), file, *arguments],
             cwd=self.folder,
-            env=self.variables(),
+            env=self.variables() | variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

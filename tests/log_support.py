@@ -1,5 +1,7 @@
 """What the tests of the log share: opening one, events to append, threads that start together, waiting for a fact."""
 
+import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +91,13 @@ def at_once(*works: Callable[[], T]) -> list[T | Exception]:
         thread.join(THREAD_SECONDS_MAX)
         assert not thread.is_alive(), "a thread hangs"
     return [outcome for outcome in outcomes if outcome is not None]
+
+
+def new_seed() -> int:
+    """Draw a seed, and say it: what a random test did can be done again."""
+    seed = secrets.randbits(32)
+    sys.stdout.write(f"seed {seed}\n")
+    return seed
 
 
 def errors_of(outcomes: Sequence[object]) -> list[Exception]:

@@ -25,7 +25,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import sqlalchemy
@@ -44,6 +44,8 @@ MEMORY = Path("/dev/shm")
 MEMORY_BYTES_MIN = 1 << 30
 START_ATTEMPTS_MAX = 3
 START_SECONDS_MAX = 60.0
+
+MakeData = Callable[[Path, Path, Account], Path]
 
 
 @contextlib.contextmanager
@@ -87,13 +89,17 @@ def _engine_answers() -> bool:
 
 
 @contextlib.contextmanager
-def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
-    """Run the server of the wheel with these settings, and give the URL of its superuser."""
+def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS, *, make_data: MakeData | None = None) -> Iterator[str]:
+    """Run the server of the wheel with these settings, and give the URL of its superuser.
+
+    `make_data` makes the server's data directory, given its place, the folder of the programs, and who runs them; else
+    it is a fresh one.
+    """
     account = server_account()
     with contextlib.ExitStack() as stack:
         directory, home = (stack.enter_context(_directory(place)) for place in (None, _place_of_data()))
         binaries = _binaries(directory, account)
-        data = _initialised(home / "data", binaries, account)
+        data = (make_data or _initialised)(home / "data", binaries, account)
         guard, port = _started([directory, home], binaries, data, settings=settings, account=account)
         try:
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -153,9 +159,7 @@ def _can_run(binaries: Path, account: Account) -> bool:
 
 
 def _initialised(data: Path, binaries: Path, account: Account) -> Path:
-    data.mkdir(mode=0o700)
-    if account.user is not None and account.group is not None:
-        os.chown(data, account.user, account.group)
+    made_for(data, account)
     options = (
         "--auth=trust",
         "--username=postgres",
@@ -166,6 +170,13 @@ def _initialised(data: Path, binaries: Path, account: Account) -> Path:
     )
     account.run(binaries / "initdb", *options, "-D", data)
     return data
+
+
+def made_for(data: Path, account: Account) -> None:
+    """Make an empty folder that is that account's alone."""
+    data.mkdir(mode=0o700)
+    if account.user is not None and account.group is not None:
+        os.chown(data, account.user, account.group)
 
 
 def _started(

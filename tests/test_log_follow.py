@@ -1,25 +1,23 @@
 """Following the log: every event as it comes, once, in order, whatever order transactions commit in."""
 
-import asyncio
-import secrets
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
 from typing import Any
 
 import pytest
 
+from benchmarks.lost_events.adapters import Adapter, rewindlog
+from benchmarks.lost_events.race import enough, run_race
 from eventlog.errors import DatabaseUnreachableError, UsageError
 from eventlog.events import Event, Recorded
 from eventlog.log import EventLog
 from eventlog.query import Query
-from tests.log_support import Background, note, notes, positions, said, wait_until
+from tests.log_support import Background, new_seed, note, notes, positions, said, wait_until
 from tests.log_tags_support import tagged
-from tests.log_writers import RACE_ENDED, Follow, run_race
 
 WRITERS = 8
-RACE_SECONDS = 2.0
+RACE_SECONDS = 1.5
 NONE_WITHIN_SECONDS = 0.3
 """So long a follower is watched that must not see something."""
 
@@ -226,30 +224,10 @@ def test_a_mark_that_goes_back_shows_no_event_twice(postgres_log: EventLog, monk
         assert next(events).position == 4
 
 
-def follow(log: EventLog, see: Callable[[Recorded[Any]], None]) -> None:
-    for recorded in log.follow():
-        see(recorded)
-        if recorded.type == RACE_ENDED:
-            return
+@pytest.mark.parametrize("how", [rewindlog.Following, rewindlog.FollowingAsync])
+def test_a_follower_skips_nothing_while_writers_race(postgres_database_url: str, how: type[Adapter]) -> None:
+    race = run_race(
+        how(postgres_database_url), writers=WRITERS, seconds=RACE_SECONDS, seed=new_seed(), until=enough(50)
+    )
 
-
-def follow_async(log: EventLog, see: Callable[[Recorded[Any]], None]) -> None:
-    async def until_the_end() -> None:
-        async for recorded in log.follow_async():
-            see(recorded)
-            if recorded.type == RACE_ENDED:
-                return
-
-    asyncio.run(until_the_end())
-
-
-@pytest.mark.parametrize("how", [follow, follow_async])
-def test_a_follower_skips_nothing_while_writers_race(postgres_database_url: str, how: Follow) -> None:
-    seed = secrets.randbits(32)
-    race = run_race(postgres_database_url, writers=WRITERS, seconds=RACE_SECONDS, seed=seed, follow=how)
-
-    told = f"seed {seed}: {len(race.committed)} committed, {len(race.seen)} seen, {len(race.missed)} missed"
-    assert race.missed == frozenset(), told
-    assert list(race.positions) == sorted(set(race.positions)), told
-    assert not race.rolled_back & set(race.seen), told
-    assert min(len(race.committed), len(race.rolled_back)) > 50, told
+    assert race.verdict.faults == {}, race

@@ -1,23 +1,22 @@
 """Node appends, by the function and by plain INSERTs; Python's readers and subscribers miss nothing of it."""
 
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from uuid import UUID
 
 import msgspec
 import pytest
 
+from benchmarks.lost_events.adapters.rewindlog import Pages
+from benchmarks.lost_events.node_writer import NodeWriter
+from benchmarks.lost_events.race import enough, run_race
+from benchmarks.lost_events.writing import WRITER_NAME
 from eventlog.event_types import event
 from eventlog.log import EventLog
 from eventlog.subscribers.app import App
 from tests.clients import Clients
-from tests.log_support import THREAD_SECONDS_MAX, everything, note, opened, said
-from tests.log_writers import run_race
-from tests.test_log_safe_order import new_seed, told
+from tests.log_support import THREAD_SECONDS_MAX, everything, new_seed, note, opened, said
 
 WRITERS = 3
-RACE_SECONDS = 3.0
+RACE_SECONDS = 2.0
 
 CONNECT = """
 import pg from "pg";
@@ -65,44 +64,6 @@ await client.query(append, ["order-1", "order.placed", {}, null]);
 await client.query("rollback");
 const orders = await client.query("select count(*) from orders");
 console.log(orders.rows[0].count);
-await client.end();
-process.stdin.destroy();
-"""
-)
-
-WRITE_UNTIL_TOLD_TO_STOP = (
-    CONNECT
-    + """
-const [number, seed] = process.argv.slice(2).map(Number);
-let drawn = seed;
-const random = () => (drawn = (drawn * 48271) % 2147483647) / 2147483647;
-const pause = () => random() < 0.15 && new Promise((resolve) => setTimeout(resolve, random() * 20));
-let stopped = false;
-lines.next().then(() => (stopped = true));
-
-let version = 0;
-while (!stopped) {
-  if (random() < 0.4) {
-    const id = crypto.randomUUID();
-    await client.query(append, [`shared-${Math.floor(random() * 5)}`, "race.run", {}, id]);
-    console.log(`committed ${id}`);
-    continue;
-  }
-  const ids = [];
-  let next = version;
-  await client.query("begin");
-  for (let left = 1 + Math.floor(random() * 4); left > 0; left -= 1) {
-    const id = crypto.randomUUID();
-    if (random() < 0.5) await client.query(insert, [id, `node-plain-${number}`, (next += 1), "race.run", "{}"]);
-    else await client.query(append, [`node-own-${number}`, "race.run", {}, id]);
-    ids.push(id);
-    await pause();
-  }
-  const outcome = random() < 0.8 ? "commit" : "rollback";
-  await client.query(outcome);
-  if (outcome === "commit") version = next;
-  for (const id of ids) console.log(`${outcome === "commit" ? "committed" : "rolled_back"} ${id}`);
-}
 await client.end();
 process.stdin.destroy();
 """
@@ -162,45 +123,22 @@ def test_what_node_appends_is_delivered_and_what_cannot_be_read_is_in_the_ledger
     assert (drained.handled, drained.failed) == (2, 1)
 
 
-@dataclass(slots=True, kw_only=True)
-class NodeWriter:
-    clients: Clients
-    number: int
-    seed: int
-    committed: set[UUID] = field(default_factory=set)
-    rolled_back: set[UUID] = field(default_factory=set)
-    failures: list[Exception] = field(default_factory=list)
-
-    def run(self, stop: threading.Event) -> None:
-        arguments = (f"{self.number}", f"{self.seed % 2**30 + self.number + 1}")
-        process = self.clients.start_node(WRITE_UNTIL_TOLD_TO_STOP, *arguments, name=f"writer{self.number}")
-        reader = threading.Thread(target=self._read, args=[process.stdout], daemon=True)
-        reader.start()
-        stop.wait()
-        assert process.stdin is not None
-        assert process.stderr is not None
-        with process:
-            process.stdin.close()
-            reader.join(THREAD_SECONDS_MAX)
-            if errors := process.stderr.read():
-                self.failures.append(RuntimeError(errors))
-
-    def _read(self, lines: Iterator[str]) -> None:
-        for line in lines:
-            outcome, event_id = line.split()
-            (self.committed if outcome == "committed" else self.rolled_back).add(UUID(event_id))
-
-
 def test_writers_in_node_and_python_race_and_a_follower_misses_nothing(
     postgres_database_url: str, postgres_clients: Clients
 ) -> None:
     seed = new_seed()
-    nodes = [NodeWriter(clients=postgres_clients, number=number, seed=seed) for number in range(WRITERS)]
+    nodes = [
+        NodeWriter(clients=postgres_clients, name=f"{WRITER_NAME}-node-{number}", seed=seed + number)
+        for number in range(WRITERS)
+    ]
 
-    race = run_race(postgres_database_url, writers=WRITERS, seconds=RACE_SECONDS, seed=seed, beside=nodes)
+    race = run_race(
+        Pages(postgres_database_url),
+        writers=WRITERS,
+        seconds=RACE_SECONDS,
+        seed=seed,
+        beside=nodes,
+        until=lambda _: all(enough(20)([node]) for node in nodes),
+    )
 
-    assert race.missed == frozenset(), told(race)
-    assert list(race.positions) == sorted(set(race.positions)), told(race)
-    assert not race.rolled_back & set(race.seen), told(race)
-    for node in nodes:
-        assert min(len(node.committed), len(node.rolled_back)) > 20, told(race)
+    assert race.verdict.faults == {}, race
