@@ -1,8 +1,8 @@
 """P7, C1 to C5: rewind, advance, undo, skip and pause beside a worker that is in the middle of something.
 
-One transactional subscriber of one partition. `owed` has a bit for each event that is to be delivered before the checkpoint
-passes it: all of them at first; a rewind owes again what it goes below, an advance releases what it passes, an undo puts
-that back as it was. An event of `fails` fails at its next call, and is parked.
+One transactional subscriber of one partition. `owed` has a bit for each event that is to be delivered before the
+checkpoint passes it: all of them at first; a rewind owes again what it goes below, an advance releases what it passes,
+an undo puts that back as it was. An event of `fails` fails at its next call, and is parked.
 
     read, take    leases.py `Lease.take`: the subscriber's row FOR SHARE, is it running; then the lease: two steps here,
                   one transaction
@@ -14,7 +14,7 @@ that back as it was. An event of `fails` fails at its next call, and is parked.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -80,7 +80,7 @@ class Control(Model[World]):
 
     name = "control"
     says = "rewind, advance, undo, skip and pause beside a running batch"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "supersedes": Removal(
             says="a rewind supersedes the entries above it", scope="a failure, a rewind", breaks=Breach.SKIPPED
         ),
@@ -177,9 +177,9 @@ class Control(Model[World]):
             yield "the lease runs out", world._replace(expired=True, expiries=world.expiries - 1)
         if world.left:
             for deed in world.menu:
-                after = self._operate(world, deed)
-                if after is not None and after != world:
-                    yield f"operator: {deed}", after._replace(left=world.left - 1)
+                done = self._operate(world, deed)
+                if done is not None and done != world:
+                    yield f"operator: {deed}", done._replace(left=world.left - 1)
 
     def _work(self, world: World, me: int, now: Worker) -> Iterable[tuple[str, World]]:
         if now.at == "turn" and now.ours and world.paused:

@@ -4,7 +4,8 @@ All writers write the one tag there is. Whenever a decision commits it has read 
 committed by then; and where tags are locked before positions are drawn, no event of the tag stands before a decision in
 the log that the decision has not read.
 
-    writer    lock shared        lock_tags.sql, before the position; a plain INSERT can do so only afterwards (index_tags.sql)
+    writer    lock shared        lock_tags.sql, before the position; a plain INSERT can do so only afterwards
+              (index_tags.sql)
               mark, draw         mark_append.2.sql, and the identity's default
               commit, unlock     rows visible, then the locks gone
     decision  head, marks, rows  what it is decided from is read up to the high-water mark (look.sql): `after`
@@ -13,7 +14,7 @@ the log that the decision has not read.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -33,6 +34,7 @@ class Actor(NamedTuple):
     """One transaction after the other. `after` is the position decided from; `read` has a bit for each event read."""
 
     program: tuple[str, ...]
+    decides: bool = False
     position: int = 0
     head: int = 0
     after: int = 0
@@ -58,7 +60,7 @@ class Decisions(Model[World]):
 
     name = "decisions"
     says = "appends under a condition, by tag"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "shared-lock": Removal(
             says="a writer locks its tag", scope="two appends and a decision", breaks=Breach.DECIDED
         ),
@@ -101,18 +103,17 @@ class Decisions(Model[World]):
     large = frozenset({"three appends and a decision", "an append, who decides twice, and a decision"})
 
     def scopes(self) -> Mapping[str, World]:
-        named = {name: program for name, program in WRITERS.items()}
         pairs = {
-            f"{one}, {other}, and a decision": _world(named[one], named[other], DECISION)
-            for number, one in enumerate(named)
-            for other in list(named)[number:]
+            f"{one}, {other}, and a decision": _world(WRITERS[one], WRITERS[other], DECISION)
+            for number, one in enumerate(WRITERS)
+            for other in list(WRITERS)[number:]
         }
         scopes = {
             "an append and a decision": _world(LONE, DECISION),
             "a batch and a decision": _world(BATCH, DECISION),
             "two appends and a decision": _world(LONE, LONE, DECISION),
             **pairs,
-            **{f"{name} and two decisions": _world(program, DECISION, DECISION) for name, program in named.items()},
+            **{f"{name} and two decisions": _world(program, DECISION, DECISION) for name, program in WRITERS.items()},
             "an append and who decides twice": _world(LONE, TWICE),
             "a batch, an append and who decides twice": _world(BATCH, LONE, TWICE),
             "who decides twice, and a decision": _world(TWICE, DECISION),
@@ -149,21 +150,9 @@ class Decisions(Model[World]):
     def left_over(self, world: World) -> Breach | None:
         if any(actor.program for actor in world.actors):
             return Breach.WAITS
-        for actor in world.actors:
-            before = world.committed & ((1 << actor.position) - 1)
-            decided = actor.after or actor.read
-            if (
-                world.ordered
-                and actor.position
-                and decided is not None
-                and self._decides(actor)
-                and before & ~actor.read
-            ):
-                return Breach.ORDER
-        return None
-
-    def _decides(self, actor: Actor) -> bool:
-        return not actor.refused and actor.head >= 0
+        decided = [one for one in world.actors if one.decides and one.position and not one.refused]
+        overtaken = any(world.committed & ((1 << one.position) - 1) & ~one.read for one in decided)
+        return Breach.ORDER if world.ordered and overtaken else None
 
     def steps(self, world: World) -> Iterable[tuple[str, World]]:
         for me, actor in enumerate(world.actors):
@@ -176,7 +165,7 @@ class Decisions(Model[World]):
         mine = 1 << me
         match now.program[0]:
             case "mark":
-                marks = self.has("mark") or "decide" in now.program
+                marks = self.has("mark") or now.decides
                 return (
                     _go(world, me, now)._replace(marks=_put(world.marks, me, world.sequence))
                     if marks
@@ -226,7 +215,7 @@ class Decisions(Model[World]):
 
 def _world(*programs: tuple[str, ...]) -> World:
     return World(
-        actors=tuple(Actor(program=one, head=0 if "decide" in one else -1) for one in programs),
+        actors=tuple(Actor(program=one, decides="decide" in one) for one in programs),
         marks=(-1,) * len(programs),
         ordered=PLAIN not in programs and ROLLED_BACK not in programs,
     )

@@ -1,15 +1,17 @@
 """P5, T1 to T3, T3', T5 and T6, and P6: live delivery in its three modes, with deaths at every step.
 
-Two workers want one partition of a few events. What a handler does with an event is fixed: it handles it, fails (and the
-event is parked at once), or kills its worker. Workers die anywhere, are interrupted by the database before or after a
-commit, are stopped in order or by ^C, or do not notice that their lease has run out.
+Two workers want one partition of a few events. What a handler does with an event is fixed: it handles it, fails (and
+the event is parked at once), or kills its worker. Workers die anywhere, are interrupted by the database before or
+after a commit, are stopped in order or by ^C, or do not notice that their lease has run out.
 
     take           leases.py; partition.py `_hold`: did the owner before let go? Then nothing is in doubt
-    clear up       partition.py `_clear_up`, `_all_in_hand`: one event in doubt is a failed attempt, several are run one by one;
+    clear up       partition.py `_clear_up`, `_all_in_hand`: one event in doubt is a failed attempt, several are run
+                   one by one;
                    at most once, all are left to an operator
     announce       settling.py `announce`: in_hand and handled_through, behind the fence
     check, call    handing_out.py: the lease by our own clock, then the handler
-    settle         settling.py `settle`: checkpoint and entries in one transaction; at most once it announces the next call
+    settle         settling.py `settle`: checkpoint and entries in one transaction; at most once it announces the next
+                   call
     run, commit    delivery.py `transactional`: handlers, fence, entries and checkpoint in one
     let go         leases.py `release`
     touch          an operator moves other partitions; an advance (control/moves.py, control/checkpoints.py `place`)
@@ -19,7 +21,7 @@ promised nothing about.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -28,8 +30,8 @@ NOBODY, GONE = -1, -2
 
 class Scene(NamedTuple):
     """What does not change. `does` and `keys` are by event; `parked` has a bit for each event that is in the ledger at
-    first, with the checkpoint behind it; `width` is how many are announced at a time, at most once; a page of the second
-    worker ends at `cut`, if it begins before.
+    first, with the checkpoint behind it; `width` is how many are announced at a time, at most once; a page of the
+    second worker ends at `cut`, if it begins before.
     """
 
     mode: str
@@ -51,7 +53,7 @@ class Row(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """What a process knows. `ours` is whether the row still has its epoch, `clock` what its own clock says of the lease."""
+    """What a process knows. `ours` is whether the row still has its epoch, `clock` whether its own clock says so."""
 
     at: str = "idle"
     ours: bool = False
@@ -123,9 +125,16 @@ SCENES: Mapping[str, tuple[Scene, World]] = {
         World(0, deaths=1, operator=("advance to 1",)),
     ),
     **{
-        f"{mode}, three events and everything": (
+        f"{mode}, three events and one of each": (
             Scene(mode, ("ok", "fails", "ok"), "aba"),
             World(0, deaths=1, expiries=1, losses=1, stops=1),
+        )
+        for mode in MODES
+    },
+    **{
+        f"{mode}, three events and two of each": (
+            Scene(mode, ("ok", "fails", "ok"), "aba", width=2),
+            World(0, deaths=2, expiries=2, losses=1, stops=1),
         )
         for mode in MODES
     },
@@ -138,7 +147,7 @@ class Delivery(Model[World]):
 
     name = "delivery"
     says = "live delivery in its three modes, with deaths at every step"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "announce": Removal(
             says="a batch is announced before it is handed out", scope="at least once, a death", breaks=Breach.FLAG
         ),
@@ -238,7 +247,7 @@ class Delivery(Model[World]):
     }
     hides = frozenset({"at", "place", "batch", "deaths", "expiries", "losses", "stops", "operator"})
     sets = frozenset({"ledger", "done", "called", "passed", "entries", "parked"})
-    large = frozenset(name for name in SCENES if "everything" in name)
+    large = frozenset(name for name in SCENES if "two of each" in name)
 
     def scopes(self) -> Mapping[str, World]:
         return {name: world._replace(scene=place) for place, (name, (_, world)) in enumerate(SCENES.items())}
@@ -321,11 +330,8 @@ class Delivery(Model[World]):
 
     def _turn(self, world: World, scene: Scene, me: int, now: Worker) -> Iterable[tuple[str, World]]:
         """What now? The position is that of the row as it was read: a fence that finds another changes nothing."""
-        if not now.ours:
-            if self.has("fence-to-announce"):
-                yield "the fence fails", _set(world, me, _forgotten(now))
-            else:
-                yield "announce", world._replace(wrong=Breach.NOT_OWNER)
+        if not now.ours and self.has("fence-to-announce"):
+            yield "the fence fails", _set(world, me, _forgotten(now))
             return
         position, count = world.row.position, len(scene.does)
         end = scene.cut if me == 1 and position < scene.cut else count
@@ -376,6 +382,7 @@ class Delivery(Model[World]):
         begun = now._replace(batch=batch, place=0, before=before, entries=0, in_hand=batch[-1])
         if announces:
             row = row._replace(in_hand=batch[-1], handled_through=max(row.handled_through, batch[-1]))
+            world = world._replace(wrong=world.wrong if now.ours else Breach.NOT_OWNER)
         return f"* announce {batch}", self._next_call(_set(world._replace(row=row), me, begun), scene, me, begun)
 
     def _next_call(self, world: World, scene: Scene, me: int, now: Worker) -> World:

@@ -1,8 +1,8 @@
 """P3: going to sleep beside a log, and being woken (`eventlog/doorbell.py`).
 
 One sleeper and some appenders. There is no slow poll in the model, so what is missed stays missed: an end in which the
-sleeper sleeps, nobody else has a step left, and an event has not been handled. A lost connection (`kills`) takes LISTEN and
-the bell with it, and is noticed.
+sleeper sleeps, nobody else has a step left, and an event has not been handled. A lost connection (`kills`) takes
+LISTEN and the bell with it, and is noticed.
 
     appender  low, mark          mark_append.2.sql
               bell               tried and given back, after the mark; out means that the commit notifies
@@ -10,13 +10,14 @@ the bell with it, and is noticed.
               commit             rows visible, then locks gone (`unmark`), then the notification (`deliver`)
     sleeper   listen             LISTEN, committed
               bell               put out, shared
-              head, marks, rows  the look (look.sql), and rows in a new statement; rows -> the bell is put back, and work
+              head, marks, rows  the look (look.sql), and rows in a new statement; rows -> the bell is put back, and
+                                 work
               head again         it has moved -> look again
               asleep             until it rings, or the connection is lost; then from the look
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -66,7 +67,7 @@ class Doorbell(Model[World]):
 
     name = "doorbell"
     says = "going to sleep beside a log, and being woken"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "head-again": Removal(says="the head is read again before sleeping", scope="one append", breaks=Breach.SLEPT),
         "bell-before-look": Removal(
             says="the bell is put out before the look", scope="one append", breaks=Breach.SLEPT
@@ -95,7 +96,7 @@ class Doorbell(Model[World]):
     }
     hides = frozenset({"program", "at"})
     sets = frozenset({"visible", "rows"})
-    large = frozenset({"three appends", "a transaction of two and two appends, and two lost connections"})
+    large = frozenset({"three appends", "a transaction of two and an append, and two lost connections"})
 
     def scopes(self) -> Mapping[str, World]:
         return {
@@ -108,9 +109,7 @@ class Doorbell(Model[World]):
             "an append after a savepoint that is rolled back": _world(SAVEPOINT),
             "the same beside another append": _world(SAVEPOINT, ONE_EVENT),
             "three appends": _world(ONE_EVENT, ONE_EVENT, ONE_EVENT),
-            "a transaction of two and two appends, and two lost connections": _world(
-                TWO_EVENTS, ONE_EVENT, ONE_EVENT, kills=2
-            ),
+            "a transaction of two and an append, and two lost connections": _world(TWO_EVENTS, ONE_EVENT, kills=2),
         }
 
     def broken(self, world: World) -> Breach | None:

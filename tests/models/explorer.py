@@ -1,14 +1,14 @@
 """Goes through every interleaving of a model, and returns the shortest way to where something is broken.
 
-A model is a world, a value that can be hashed, and the steps that can be taken from it; a step is what the database or a
-process does in one moment. Worlds that have been met are not gone through again, so loops end. The search is
+A model is a world, a value that can be hashed, and the steps that can be taken from it; a step is what the database or
+a process does in one moment. Worlds that have been met are not gone through again, so loops end. The search is
 breadth-first: the first world in which something is broken is as near to the start as any.
 
-Nothing that keeps a world from ending is looked for, such as polling for ever. What a model promises of its ends is asked
-where nobody has a step left.
+Nothing that keeps a world from ending is looked for, such as polling for ever. What a model promises of its ends is
+asked where nobody has a step left.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Generic, NamedTuple, TypeVar
@@ -41,8 +41,8 @@ class Breach(StrEnum):
 class Removal:
     """A step that can be left out or put elsewhere, the scope in which that is seen, and what it breaks there.
 
-    Where one of two is enough, `also` names what has to be missing as well, and `alone` what breaks without this one only:
-    nothing, or something that is at least not silent.
+    Where one of two is enough, `also` names what has to be missing as well, and `alone` what breaks without this one
+    only: nothing, or something that is at least not silent.
     """
 
     says: str
@@ -112,8 +112,10 @@ class Explored(Generic[W]):
         return len(self.trace) - 1
 
 
-def explore(model: Model[W], scope: str, *, worlds_max: int = WORLDS_MAX) -> Explored[W]:
-    """Go through all worlds of a scope, nearest first, until one is broken or none is left."""
+def explore(
+    model: Model[W], scope: str, *, at_end: Callable[[W], None] | None = None, worlds_max: int = WORLDS_MAX
+) -> Explored[W]:
+    """Go through all worlds of a scope, nearest first, until one is broken or none is left; `at_end` sees each end."""
     start = model.scopes()[scope]
     came_from: dict[W, tuple[W, str] | None] = {start: None}
     now, ends = [start], 0
@@ -131,6 +133,8 @@ def explore(model: Model[W], scope: str, *, worlds_max: int = WORLDS_MAX) -> Exp
                 if has_steps:
                     continue
                 ends += 1
+                if at_end is not None:
+                    at_end(world)
                 breach = model.left_over(world)
             if breach is not None:
                 trace = tuple(_trace(came_from, world))

@@ -1,9 +1,10 @@
-"""P4: the lease, its epoch, and the fence that every transaction of a worker has to pass; a COMMIT whose answer is lost.
+"""P4: the lease, its epoch, and the fence that each of a worker's transactions passes; a COMMIT whose answer is lost.
 
-A transactional subscriber of one partition, events one at a time. What is applied is counted for each event, and has to be
-as often as it was to be delivered: once, and once more for each rewind below it.
+A transactional subscriber of one partition, events one at a time. What is applied is counted for each event, and has
+to be as often as it was to be delivered: once, and once more for each rewind below it.
 
-    worker    take        leases.py `Lease.take`: FOR UPDATE, so it waits for a fence that is not committed yet; free, ours or
+    worker    take        leases.py `Lease.take`: FOR UPDATE, so it waits for a fence that is not committed yet; free,
+              ours or
                           expired; a new epoch
               handlers    delivery.py `transactional`: their writes, within a transaction
               fence       leases.py `Lease.fence`: UPDATE checkpoints WHERE epoch, owner, position; it holds the row
@@ -14,7 +15,7 @@ as often as it was to be delivered: once, and once more for each rewind below it
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -66,7 +67,7 @@ class Fence(Model[World]):
 
     name = "fence"
     says = "leases, epochs and the fence; a COMMIT whose answer is lost"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "epoch": Removal(says="the epoch stands in the fence", scope="a pause", breaks=Breach.NOT_OWNER),
         "owner": Removal(
             says="the owner stands in the fence", scope="a restore of the database", breaks=Breach.NOT_OWNER
@@ -162,9 +163,9 @@ class Fence(Model[World]):
                 yield f"{'AB'[me]}: {said}", after
         yield from self._serve(world, world.row)
         if world.operator and world.row.lock == NOBODY:
-            after = self._operate(world, world.row)
-            if after is not None:
-                yield f"operator: {world.operator[0]}", after._replace(operator=world.operator[1:])
+            done = self._operate(world, world.row)
+            if done is not None:
+                yield f"operator: {world.operator[0]}", done._replace(operator=world.operator[1:])
 
     def _work(self, world: World, me: int, now: Worker) -> Iterable[tuple[str, World]]:
         if now.at in ("gone", "frozen"):

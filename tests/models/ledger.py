@@ -1,19 +1,21 @@
 """P5 T4 and P6: failed events are tried again, what follows of their key waits, and operators skip and retry meanwhile.
 
-Two workers want one partition of a few events. The time of a retry has always come. A retry has two attempts in all; then
-its event is parked. Entries carry a revision, which every change raises.
+Two workers want one partition of a few events. The time of a retry has always come. A retry has two attempts in all;
+then its event is parked. Entries carry a revision, which every change raises.
 
     take          leases.py, and what retrying.py `unfinished` finds: an attempt that was counted and has no outcome
-    hand out      partition.py `_deliver`: keys are asked for once more, then events are called or held back (decision 24)
+    hand out      partition.py `_deliver`: keys are asked for once more, then events are called or held back (decision
+                  24)
     settle        settling.py: fence, checkpoint and entries in one transaction
     read, count   due.py: the lowest open entry of its key; retrying.py `_counted`: fence, and the entry as it was read
                   (decision 5: the attempt is counted before its handler is called)
-    call, close   retrying.py: fence, and the entry as it was counted; under `halt` the checkpoint moves past it with that
+    call, close   retrying.py: fence, and the entry as it was counted; under `halt` the checkpoint moves past it with
+                  that
     skip, retry   control/ledger.py: the entry as it was read, no epoch
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -117,7 +119,7 @@ class Ledger(Model[World]):
 
     name = "ledger"
     says = "retries, blocked keys, and operators who skip and retry"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "nothing-releases": Removal(
             says="the lowest open entry of a key is due, and nothing releases it",
             scope="at least once, park, a failure that is skipped",
@@ -230,9 +232,9 @@ class Ledger(Model[World]):
         if row.owner >= 0 and not row.expired and world.expiries:
             yield "the lease runs out", world._replace(row=row._replace(expired=True), expiries=world.expiries - 1)
         if world.operator:
-            after = self._operate(world, scene, world.operator[0])
-            if after is not None:
-                yield f"operator: {world.operator[0]}", after._replace(operator=world.operator[1:])
+            done = self._operate(world, scene, world.operator[0])
+            if done is not None:
+                yield f"operator: {world.operator[0]}", done._replace(operator=world.operator[1:])
 
     def _work(self, world: World, scene: Scene, me: int, now: Worker) -> Iterable[tuple[str, World]]:
         match now.at:

@@ -12,7 +12,7 @@ PostgreSQL ends one of those that wait for each other; nothing is lost by that, 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -51,7 +51,7 @@ class Locks(Model[World]):
 
     name = "locks"
     says = "one order of locks everywhere"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "tables-first": Removal(
             says="a rebuild locks the tables first", scope="a batch and a rebuild", breaks=Breach.WAITS
         ),

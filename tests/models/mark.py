@@ -4,20 +4,22 @@ An appender is a session; its transactions are one after the other in its progra
 
     low            mark_append.2.sql: pg_sequence_last_value, before any position is given out
     mark           mark_append.2.sql: the shared lock that spells low, and the transaction's id in a local setting
-    nextval        the identity's default. Once in 32 numbers it writes a log record, and the sequence's tuple shows a value
+    nextval        the identity's default. Once in 32 numbers it writes a log record, and the sequence's tuple shows a
+                   value
                    that is ahead until it is through (decision 9): two steps here, with the buffer locked in between
     insert         the row, as nobody else sees it; guard_position.sql looks at its position
     commit         the rows are visible; the locks go after that
     to savepoint   ROLLBACK TO SAVEPOINT: rows, lock and setting of what came after it are gone
     leave setting  somebody sets the setting of this session for good, beyond the transaction
 
-The reader is `Feed.refresh` and `Feed.page` (feed.py): the head alone; if that has moved the sequence and then the marks
-(look.sql); rows in a new statement. Where it begins now, that is the mark (registration.py, and an advance in moves.py).
-Positions fit 32 bits here; how marks wrap is arithmetic, which `tests/test_log_safe_order.py` asks of the database.
+The reader is `Feed.refresh` and `Feed.page` (feed.py): the head alone; if that has moved the sequence and then the
+marks (look.sql); rows in a new statement. Where it begins now, that is the mark (registration.py, and an advance in
+moves.py). Positions fit 32 bits here; how marks wrap is arithmetic, which `tests/test_log_safe_order.py` asks of the
+database.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -77,7 +79,7 @@ class Mark(Model[World]):
 
     name = "mark"
     says = "in-flight marks and the high-water mark"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "mark": Removal(
             says="an append leaves its mark",
             scope="two appends",
@@ -340,7 +342,7 @@ def _set(world: World, me: int, appender: Appender) -> World:
 
 
 def _go(world: World, me: int, now: Appender, **changes: int) -> World:
-    return _set(world, me, now._replace(program=now.program[1:], **changes))  # type: ignore[arg-type]  # never program
+    return _set(world, me, now._replace(program=now.program[1:], **changes))
 
 
 def _seen(world: World, now: Reader, **changes: object) -> World:

@@ -1,19 +1,22 @@
 """P7, C6: another number of partitions, while workers run and an operator rewinds.
 
-Events have keys; which partition a key belongs to is its number modulo theirs (keys.py). Workers run the partitions of as
-many as their code declares, and may be deployed anew. A transactional subscriber, or one that is delivered to at most once.
+Events have keys; which partition a key belongs to is its number modulo theirs (keys.py). Workers run the partitions of
+as many as their code declares, and may be deployed anew. A transactional subscriber, or one that is delivered to at
+most once.
 
     take         registration.py `check_contract`: the code declares the number that is registered; leases.py
-    deliver      partition.py `_is_wanted`: of this partition, and above the floor of the old one (floors.py); a failure is
+    deliver      partition.py `_is_wanted`: of this partition, and above the floor of the old one (floors.py); a
+                 failure is
                  written into the ledger, and what follows of its key waits
     retry        due.py: the entries of this partition
-    change       control/repartition.py: all begin at the least position, new epochs, floors, entries hashed anew; refused
+    change       control/repartition.py: all begin at the least position, new epochs, floors, entries hashed anew;
+                 refused
                  while the last change's floors matter, and at most once while something is in hand
     rewind       control/moves.py: positions back, and floors
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -62,7 +65,7 @@ class Repartition(Model[World]):
 
     name = "repartition"
     says = "another number of partitions, with floors"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "floors": Removal(says="what was handled stands below a floor", scope="2 to 3", breaks=Breach.TWICE),
         "least": Removal(says="the new partitions begin at the least position", scope="2 to 3", breaks=Breach.SKIPPED),
         "epochs": Removal(says="all epochs change", scope="2 to 3", breaks=Breach.SKIPPED),
@@ -91,17 +94,17 @@ class Repartition(Model[World]):
     def scopes(self) -> Mapping[str, World]:
         old, new = Worker(2), Worker(3)
         return {
-            "2 to 3": World(False, (old, new), operator=("to 3",)),
-            "2 to 1": World(False, (old, Worker(1)), operator=("to 1",)),
-            "1 to 2": World(False, (Worker(1), old), rows=(Row(),), operator=("to 2",)),
-            "2 to 3, two of each": World(False, (old, old, new), operator=("to 3",)),
-            "2 to 3, and a failure": World(False, (old, new), fails=0b1000, operator=("to 3",)),
-            "2 to 1, and a failure": World(False, (old, Worker(1)), fails=0b1000, operator=("to 1",)),
-            "2 to 3, and a rewind": World(False, (old, new), operator=("to 3", "rewind to 1")),
-            "2 to 3 to 1": World(False, (old, new), operator=("to 3", "to 1")),
-            "2 to 3, at most once": World(True, (old, new), operator=("to 3",), deaths=1),
+            "2 to 3": World(once=False, workers=(old, new), operator=("to 3",)),
+            "2 to 1": World(once=False, workers=(old, Worker(1)), operator=("to 1",)),
+            "1 to 2": World(once=False, workers=(Worker(1), old), rows=(Row(),), operator=("to 2",)),
+            "2 to 3, two of each": World(once=False, workers=(old, old, new), operator=("to 3",)),
+            "2 to 3, and a failure": World(once=False, workers=(old, new), fails=0b1000, operator=("to 3",)),
+            "2 to 1, and a failure": World(once=False, workers=(old, Worker(1)), fails=0b1000, operator=("to 1",)),
+            "2 to 3, and a rewind": World(once=False, workers=(old, new), operator=("to 3", "rewind to 1")),
+            "2 to 3 to 1": World(once=False, workers=(old, new), operator=("to 3", "to 1")),
+            "2 to 3, at most once": World(once=True, workers=(old, new), operator=("to 3",), deaths=1),
             "2 to 3 to 1, a rewind and a failure": World(
-                False, (old, old, new), fails=0b1000, operator=("to 3", "rewind to 1", "to 1")
+                once=False, workers=(old, old, new), fails=0b1000, operator=("to 3", "rewind to 1", "to 1")
             ),
         }
 
@@ -126,9 +129,9 @@ class Repartition(Model[World]):
             if world.deaths and worker.at != "idle":
                 yield f"{'ABC'[me]}: dies", self._die(world, me, worker)
         if world.operator:
-            after = self._operate(world, world.operator[0])
-            if after is not None:
-                yield f"operator: {world.operator[0]}", after._replace(operator=world.operator[1:])
+            done = self._operate(world, world.operator[0])
+            if done is not None:
+                yield f"operator: {world.operator[0]}", done._replace(operator=world.operator[1:])
 
     def _work(self, world: World, me: int, now: Worker) -> Iterable[tuple[str, World]]:
         if now.at == "idle":
@@ -238,7 +241,7 @@ class Repartition(Model[World]):
         return _set(died, me, Worker(now.declares))
 
     def _operate(self, world: World, deed: str) -> World | None:
-        number = int(deed.split()[-1])
+        number = int(deed.rsplit(maxsplit=1)[-1])
         return self._change(world, number) if deed.startswith("to") else self._rewind(world, number)
 
     def _change(self, world: World, number: int) -> World | None:

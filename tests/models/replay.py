@@ -1,4 +1,4 @@
-"""P8, and P6 again: a range is replayed beside live delivery, by workers that die, are stopped, or do not notice anything.
+"""P8, and P6 again: a range is replayed beside live delivery, by workers that die, are stopped, or notice nothing.
 
 An effect with three events: its checkpoint is behind the second, and the third comes live. The first may stand in the
 ledger, to be tried again. The replay is started at once and reaches to the checkpoint.
@@ -6,14 +6,16 @@ ledger, to be tried again. The replay is started at once and reaches to the chec
     take, page    replaying.py `_hold`, `_take`, `_page`: open failures are left out
     announce      replaying.py `_announce`, behind its own fence: operation, epoch, owner, position, still running
     call, settle  replaying.py `_outside`, `_settle`; a transactional event's writes commit with the place (`_within`)
-    let go        replaying.py `release`; what was in hand of somebody else is in doubt, at most once (`_leave_in_doubt`)
+    let go        replaying.py `release`; what was in hand of somebody else is in doubt, at most once
+                  (`_leave_in_doubt`)
     live          delivery at least once of what follows the checkpoint, and a retry
-    operator      control/replays.py `cancel_replay`; control/lifecycle.py `pause`; control/moves.py `rewind`, refused while
+    operator      control/replays.py `cancel_replay`; control/lifecycle.py `pause`; control/moves.py `rewind`, refused
+                  while
                   the replay runs, and afterwards with handled_through where the replay has come to
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from tests.models.explorer import Breach, Model, Removal
 
@@ -67,7 +69,7 @@ class Replay(Model[World]):
 
     name = "replay"
     says = "a replay beside live delivery"
-    removals: Mapping[str, Removal] = {
+    removals: ClassVar[Mapping[str, Removal]] = {
         "to-the-checkpoint": Removal(
             says="a replay reaches to the checkpoint at most", scope="at least once, a death", breaks=Breach.FLAG
         ),
@@ -183,9 +185,9 @@ class Replay(Model[World]):
             )
         yield from self._live(world)
         if world.operator:
-            after = self._operate(world, world.operator[0])
-            if after is not None:
-                yield f"operator: {world.operator[0]}", after._replace(operator=world.operator[1:])
+            done = self._operate(world, world.operator[0])
+            if done is not None:
+                yield f"operator: {world.operator[0]}", done._replace(operator=world.operator[1:])
 
     def _work(self, world: World, me: int, now: Worker) -> Iterable[tuple[str, World]]:
         row = world.replay
