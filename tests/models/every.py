@@ -63,10 +63,10 @@ def page(names: Sequence[str] = ()) -> Iterator[str]:
         yield "|---|---|---|---|---|"
         for step, removal in model.removals.items():
             broken = explored(name, removal.scope, step, *removal.also)
-            what = f"{broken.breach}"
+            what, after = f"{broken.breach}", f"{broken.steps} step{'s' if broken.steps != 1 else ''}"
             if removal.also:
                 alone = explored(name, removal.scope, step).breach
                 left = " and ".join(f"`{one}`" for one in removal.also)
                 what = f"{what}, without {left}; alone {'nothing' if alone is None else alone}"
-            yield f"| `{step}` | {removal.says} | {what} | {broken.steps} step{'s' if broken.steps != 1 else ''} | {removal.scope} |"
+            yield f"| `{step}` | {removal.says} | {what} | {after} | {removal.scope} |"
         yield ""
