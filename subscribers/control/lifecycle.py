@@ -74,9 +74,9 @@ def pause(
 ) -> Paused:
     """Stop deliveries to a subscriber, and return when nothing of it is in hand any more, or the time is over.
 
-    Workers let go after the events at hand. A worker that died is not waited for: its lease may run out meanwhile, and
-    it can write nothing afterwards. `waiting` is told, each time that changes, who is still at it. Raises
-    `UnknownSubscriberError`.
+    Workers let go of partitions and replays after the events at hand. A worker that died is not waited for: its lease
+    may run out meanwhile, and it can write nothing afterwards. `waiting` is told, each time that changes, who is still
+    at it. Raises `UnknownSubscriberError`.
     """
     changed, operation = _set_state(database, name, PAUSED, action="pause", undo="resume", reason=reason)
     clock, stop = clock or SystemClock(), stop or threading.Event()
