@@ -274,10 +274,11 @@ class Delivery(Model[World]):
         for me, worker in enumerate(world.workers):
             name = "AB"[me]
             for said, after in self._work(world, scene, me, worker):
-                yield f"{name}: {said}", after
-                if world.losses and said.startswith("*"):
+                deed = said.removeprefix("* ")
+                yield f"{name}: {deed}", after
+                if world.losses and deed != said:
                     lost = after._replace(losses=world.losses - 1)
-                    yield f"{name}: {said}, and the answer is lost", _set(lost, me, _forgotten(worker))
+                    yield f"{name}: {deed}, and the answer is lost", _set(lost, me, _forgotten(worker))
             if worker.at == "idle":
                 continue
             if world.losses:
@@ -295,6 +296,7 @@ class Delivery(Model[World]):
             yield f"operator: {world.operator[0]}", self._operate(world)
 
     def _work(self, world: World, scene: Scene, me: int, now: Worker) -> Iterable[tuple[str, World]]:
+        """What is marked with a star is committed, and its answer can be lost."""
         match now.at:
             case "idle":
                 if world.row.position < len(scene.does) and (world.row.owner in (NOBODY, me) or world.row.expired):
