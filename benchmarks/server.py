@@ -18,7 +18,7 @@ SETTINGS = {"max_connections": "200"}
 
 def bench_server() -> AbstractContextManager[str]:
     """Run a server of its own, and give the URL of its superuser."""
-    return server_of_the_wheel(SETTINGS)
+    return server_of_the_wheel(SETTINGS, on_disk=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ something to be seen. On PostgreSQL an append rings only if it finds the bell ou
                                our reading the head and the marks. Look again.
     sleep                      until it rings, something is due, or the slow poll; then from the look
 
-Each step is needed: `tests/test_doorbell_model.py` runs through every interleaving, and through what is missed without
+Each step is needed: `tests/models/doorbell.py` is run through in every interleaving, and through what is missed without
 it. The slow poll is a net under all this, for what cannot be known: a notification lost, a session that may not notify.
 
 All sleepers of a process share one connection and the thread that listens on it. It is there while there are sleepers,

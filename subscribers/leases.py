@@ -160,13 +160,15 @@ class Lease:
                 self._held = False
 
     def release(self, *, reached: int = 0) -> None:
-        """Let others have it at once (T6), and wake them; nothing is in hand any more. Nothing, when it is not ours.
+        """Let others have it at once (T6), and wake them. Nothing, when it is not ours.
 
-        `reached` is how far the log has been passed without anything to do, if that is beyond the checkpoint.
+        `reached` is how far the log has been passed without anything to do, if that is beyond the checkpoint. What is
+        still announced then is left in hand: a call was interrupted, or the doubt that a dead owner has left was not
+        cleared up. Delivered at most once, it must not be handed out again.
         """
         if not self._held:
             return
-        position = self.progress.position
+        position, in_hand = self.progress.position, self.progress.in_hand
         to = max(position, reached)
         self.forget()
         table = self.database.tables.checkpoints
@@ -174,7 +176,7 @@ class Lease:
             connection.execute(
                 update(table)
                 .where(*self._ours(self.epoch), table.c.position == position)
-                .values(owner=None, expires_at=None, position=to, in_hand=to, **self._event_at(to))
+                .values(owner=None, expires_at=None, position=to, in_hand=max(to, in_hand), **self._event_at(to))
             )
             ring(connection, self.database.tables)
 

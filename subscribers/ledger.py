@@ -231,12 +231,22 @@ def superseded_by(
 def restore_superseded(
     connection: Connection, tables: Tables, *, subscriber: str, above: Mapping[int, int], operation: int
 ) -> int:
-    """Bring back the entries an operation closed, as they were, above a position of each partition; return how many."""
+    """Bring back the entries an operation closed, above a position of each partition; return how many.
+
+    They stand as they were. But their events may have been handed out meanwhile, by somebody who has not come to settle
+    that, so what is tried of them is a redelivery.
+    """
     table = tables.failures
     restored = connection.execute(
         update(table)
         .where(_closed_by(table, subscriber, above, operation))
-        .values(state=table.c.state_before, state_before=None, closed_by=None, revision=table.c.revision + 1)
+        .values(
+            state=table.c.state_before,
+            state_before=None,
+            closed_by=None,
+            redelivery=literal(value=True),
+            revision=table.c.revision + 1,
+        )
     )
     return restored.rowcount
 

@@ -238,8 +238,7 @@ class Partition:
         wanted = self._wanted(page)
         due, waits_before = self._not_in_ledger(wanted)
         if self._in_doubt:
-            self._in_doubt = False
-            cleared = self._clear_up(due)
+            cleared = self._clear_up(due, page, waits_before=waits_before, until=until)
             if cleared is not None:
                 return cleared
         if not due:
@@ -387,30 +386,61 @@ class Partition:
         )
         return Delivered(moved=True)
 
-    def _fail(self, item: FeedItem, error: BaseException | Problem, *, seconds: float) -> Delivered:
+    def _fail(
+        self, item: FeedItem, error: BaseException | Problem, *, seconds: float, passing: Sequence[FeedItem] = ()
+    ) -> Delivered:
+        """Write that an event failed. Of `passing`, what the checkpoint passes on its way waits behind failures."""
         ran = Ran(done=1)
+        for one in passing:
+            if one.position < item.position:
+                handler, key = self._caller.handler_of(one), self.subscriber.key.of(one)
+                ran.add(self._settling.blocked(one, key, handler, redelivery=True))
         self._settling.failure(item, error, seconds=seconds, ran=ran)
         self._settling.settle(item.position if ran.stays is None else item.position - 1, ran)
         return Delivered(failed=1, moved=True) if ran.failed else Delivered(handled=1, moved=True)
 
-    def _clear_up(self, due: list[FeedItem]) -> Delivered | None:
+    def _clear_up(
+        self, due: list[FeedItem], page: Page, *, waits_before: int | None, until: int | None
+    ) -> Delivered | None:
         """See to what a dead owner had in hand. One event may have killed it: that was a failed attempt. More of them
         are run one by one. At most once, they are all left to an operator.
 
         After a transactional owner's death nothing was announced; its first batch is run one by one, and announced.
         """
-        in_hand = self.lease.progress.in_hand
-        self._ask_about_keys(due)
-        in_doubt = [item for item in due if item.position <= in_hand and not self._is_blocked(item)]
         if self.subscriber.delivery is Mode.AT_MOST_ONCE:
-            self._alone_through = 0
+            in_doubt = self._all_in_hand(due, page, waits_before=waits_before, until=until)
+            if in_doubt is None:
+                return Delivered()
+            self._in_doubt, self._alone_through = False, 0
             return self._leave_to_operator(in_doubt) if in_doubt else None
-        if len(in_doubt) == 1:
+        self._in_doubt = False
+        self._ask_about_keys(due)
+        in_hand = self.lease.progress.in_hand
+        before = [item for item in due if item.position <= in_hand]
+        in_doubt = [item for item in before if not self._is_blocked(item)]
+        if len(in_doubt) == 1 and (page.scanned_through >= in_hand or waits_before is not None):
             self._alone_through = 0
-            return self._fail(in_doubt[0], WORKER_DIED, seconds=0.0)
+            return self._fail(in_doubt[0], WORKER_DIED, seconds=0.0, passing=before)
         if not in_doubt and due and self.subscriber.delivery is Mode.TRANSACTIONAL:
             self._alone_through = due[-1].position
         return None
+
+    def _all_in_hand(
+        self, due: list[FeedItem], page: Page, *, waits_before: int | None, until: int | None
+    ) -> list[FeedItem] | None:
+        """Read everything that was announced and is not in the ledger. Who announced it may have read longer pages than
+        we. None while the log cannot be read so far, since the mark may go back for a moment.
+        """
+        in_hand, through = self.lease.progress.in_hand, page.scanned_through
+        found = [item for item in due if item.position <= in_hand]
+        while through < in_hand and waits_before is None:
+            page = self._runtime.feed.page(after=through, until=until)
+            if page.scanned_through <= through:
+                return None
+            more, waits_before = self._not_in_ledger(self._wanted(page))
+            found += [item for item in more if item.position <= in_hand]
+            through = page.scanned_through
+        return found
 
     def _is_blocked(self, item: FeedItem) -> bool:
         if self.subscriber.on_failure is OnFailure.HALT or not self._held_back.holds_any:

@@ -83,23 +83,22 @@ class Replaying:
             self._valid_until = began + self._runtime.lease_seconds
 
     def release(self) -> None:
-        """Let others have it at once, and wake them."""
+        """Let others have it at once, and wake them. What a call was interrupted in stays in hand."""
         if self._replay is None:
             return
         self._replay = None
         with self._database.transaction() as connection:
-            connection.execute(
-                update(self._table)
-                .where(*self._ours())
-                .values(owner=None, expires_at=None, in_hand=self._table.c.position)
-            )
+            connection.execute(update(self._table).where(*self._ours()).values(owner=None, expires_at=None))
             ring(connection, self._database.tables)
 
     def _hold(self) -> bool:
-        """Have the lease, while the subscriber runs and this code may run it."""
+        """Have the lease, while the subscriber runs and this code may run it. A pause waits until we let it go."""
         if self._replay is not None:
             with self._database.reader() as connection:
-                return read_subscriber(connection, self._database, self.subscriber.name).state == RUNNING
+                runs = read_subscriber(connection, self._database, self.subscriber.name).state == RUNNING
+            if not runs:
+                self.release()
+            return runs
         began = self._runtime.clock.monotonic()
         with self._database.transaction() as connection:
             row = read_subscriber(connection, self._database, self.subscriber.name, lock=RowLock.SHARED)
@@ -350,7 +349,7 @@ class Replays:
         self._busy = False
 
     def look(self, connection: Connection) -> None:
-        """Read which replays could be executed here: one query."""
+        """Read which replays could be executed here, and which has to be let go: one query."""
         table = self._runtime.database.tables.replays
         owner = self._runtime.owner
         free = or_(table.c.owner.is_(None), table.c.owner == owner, table.c.expires_at <= database_now())
@@ -360,7 +359,7 @@ class Replays:
             .join(subscribers, subscribers.c.name == table.c.subscriber)
             .where(
                 table.c.state == ReplayState.RUNNING,
-                subscribers.c.state == RUNNING,
+                or_(subscribers.c.state == RUNNING, table.c.owner == owner),
                 table.c.subscriber.in_(list(self._subscribers)),
                 free,
             )

@@ -2,7 +2,7 @@
 
 What holds exactly, whatever the order of commits: who succeeds under a condition has read, at the position he decided
 from, every event that stands before his own in the log and matches; tags are locked before positions are drawn, so the
-order of positions is the order of decisions (plain INSERTs are left out for that reason: `test_log_unless_model.py`).
+order of positions is the order of decisions (plain INSERTs are left out for that reason: `models/decisions.py`).
 And whoever is refused is shown an event that is really there, unless it was his own and went with his transaction.
 """
 

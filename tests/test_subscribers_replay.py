@@ -377,3 +377,106 @@ def test_a_long_replay_is_written_page_by_page(bench: Bench) -> None:
 
     assert places == [200, 400, 450]
     assert read_replay(bench.log.database, operation).handled == 450
+
+
+def test_what_was_replayed_and_then_comes_live_is_a_redelivery(bench: Bench) -> None:
+    """An advance hands nothing out, so all that live delivery knows of these events it knows from the replay."""
+    sent = bench.send(2)
+    mail = Mail(bench.app())
+    mail.app.register()
+    control.advance(bench.log.database, "mail", control.after_position(sent[-1]))
+    mail.execute(mail.start().operation)
+
+    planned = control.rewind(bench.log.database, "mail", control.after_position(0), resend=True, dry_run=True)
+    with pytest.raises(RefusedError, match="2 events have been handled already"):
+        control.rewind(bench.log.database, "mail", control.after_position(0))
+    control.rewind(bench.log.database, "mail", control.after_position(0), resend=True)
+    mail.app.drain()
+
+    assert planned.already_handled == 2
+    assert [(replay is not None, redelivery) for replay, redelivery, _ in mail.contexts] == [
+        (True, True),
+        (True, True),
+        (False, True),
+        (False, True),
+    ]
+
+
+def test_what_was_replayed_and_comes_live_after_an_undo_is_a_redelivery(bench: Bench) -> None:
+    sent = bench.send(1)
+    mail = Mail(bench.app())
+    mail.app.register()
+    moved = control.advance(bench.log.database, "mail", control.after_position(sent[-1]))
+    mail.execute(mail.start().operation)
+
+    control.undo(bench.log.database, moved.operation or 0)
+    mail.app.drain()
+
+    assert [redelivery for _, redelivery, _ in mail.contexts] == [True, True]
+
+
+def test_a_pause_returns_when_nothing_of_a_replay_is_in_hand_any_more(bench: Bench) -> None:
+    bench.send(3)
+    mail = Mail(bench.app())
+    mail.app.drain()
+    mail.calls.clear()
+    gate = Gate()
+    mail.deed = lambda _number: gate.wait()
+    with mail.app.worker():
+        operation = mail.start().operation or 0
+        gate.wait_until_reached()
+        control.pause(bench.log.database, "mail", wait_seconds=0)
+        eventually(lambda: bench.checkpoint("mail").owner is None, what="the checkpoint's lease to be let go")
+        assert len(control.pause(bench.log.database, "mail", wait_seconds=0).in_hand_of) == 1
+        gate.open()
+        assert control.pause(bench.log.database, "mail").in_hand_of == ()
+        done, owner = len(mail.calls), read_replay(bench.log.database, operation).owner
+
+        control.resume(bench.log.database, "mail")
+        eventually(lambda: read_replay(bench.log.database, operation).state is ReplayState.DONE, what="the replay")
+
+    assert (owner, len(mail.calls)) == (None, 3)
+    assert done >= 1
+
+
+def test_a_replay_whose_lease_has_run_out_cannot_go_on_after_a_pause(postgres_database_url: str) -> None:
+    """Its worker stands in a call, frozen, when the subscriber is paused; its writes come too late."""
+    bench = Bench(postgres_database_url)
+    sent = bench.send(2)
+    mail = Mail(bench.app(), delivery="transactional")
+    mail.app.drain()
+    operation = mail.start().operation or 0
+
+    def freeze(number: int) -> None:
+        if number == 1:
+            table = bench.log.database.tables.replays
+            with bench.transaction() as connection:
+                connection.execute(table.update().values(expires_at=bench.log.get(1).recorded_at))
+            assert control.pause(bench.log.database, "mail", wait_seconds=0).in_hand_of == ()
+
+    mail.deed = freeze
+    mail.execute(operation)
+
+    position = read_replay(bench.log.database, operation).position
+    bench.close()
+    assert position < sent[0]
+
+
+def test_at_most_once_a_replay_that_was_interrupted_does_not_hand_its_event_out_again(bench: Bench) -> None:
+    """^C in the foreground: the lease is let go on the way out."""
+    bench.send(3)
+    mail = Mail(bench.app(), delivery="at-most-once")
+    mail.app.drain()
+    mail.calls.clear()
+    operation = mail.start().operation or 0
+    replaying = Replaying(runtime_of(mail.app), mail.app.subscribers["mail"], operation)
+    mail.broken = {2: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        replaying.turn()
+    replaying.release()
+    mail.broken.clear()
+
+    mail.execute(operation)
+
+    assert mail.calls == [1, 2, 3]
+    assert [one.error_type for one in bench.attempts("mail")] == ["OutcomeUnknown"]

@@ -17,6 +17,7 @@ from eventlog.errors import RefusedError
 from eventlog.subscribers.control.checkpoints import (
     live_owners,
     lock_checkpoints,
+    lock_running_replays,
     refuse_while_owned,
     refuse_while_replayed,
 )
@@ -73,9 +74,9 @@ def pause(
 ) -> Paused:
     """Stop deliveries to a subscriber, and return when nothing of it is in hand any more, or the time is over.
 
-    Workers let go after the events at hand. A worker that died is not waited for: its lease may run out meanwhile, and
-    it can write nothing afterwards. `waiting` is told, each time that changes, who is still at it. Raises
-    `UnknownSubscriberError`.
+    Workers let go of partitions and replays after the events at hand. A worker that died is not waited for: its lease
+    may run out meanwhile, and it can write nothing afterwards. `waiting` is told, each time that changes, who is still
+    at it. Raises `UnknownSubscriberError`.
     """
     changed, operation = _set_state(database, name, PAUSED, action="pause", undo="resume", reason=reason)
     clock, stop = clock or SystemClock(), stop or threading.Event()
@@ -185,7 +186,7 @@ def _set_state(
 
 
 def _still_at_it(database: Database, name: str) -> tuple[str, ...]:
-    """Name the workers that hold a partition; over one whose lease has run out the epoch is raised.
+    """Name the workers that hold a partition or a replay; where a lease has run out the epoch is raised.
 
     Its owner's name stays in the row: who takes the partition when it is resumed has to know that it was not released.
     """
@@ -197,7 +198,13 @@ def _still_at_it(database: Database, name: str) -> tuple[str, ...]:
             if row.owner is not None and row.expires_at is not None and row.expires_at <= row.now:
                 mine = (table.c.subscriber == name) & (table.c.partition == row.partition)
                 connection.execute(update(table).where(mine).values(epoch=database.next_epoch(connection)))
-        return tuple(live_owners(rows))
+        replayed = lock_running_replays(connection, database, name)
+        replays = database.tables.replays
+        for one in replayed:
+            if one.owner is not None and one.expires_at is not None and one.expires_at <= one.now:
+                overtaken = update(replays).where(replays.c.operation == one.operation)
+                connection.execute(overtaken.values(epoch=database.next_epoch(connection)))
+        return tuple(live_owners([*rows, *replayed]))
 
 
 def _open_failures(connection: Connection, database: Database, name: str) -> int:

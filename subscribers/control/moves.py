@@ -21,8 +21,10 @@ from eventlog.subscribers.control.checkpoints import (
     Placed,
     lock_checkpoints,
     place,
+    refuse_while_in_hand,
     refuse_while_replayed,
     refuse_without_log,
+    replayed_through,
 )
 from eventlog.subscribers.declaration import Kind
 from eventlog.subscribers.ledger import EntryState, supersede_above
@@ -194,7 +196,7 @@ def plan(
     moves = tuple(_of_partition(one, to, action) for one in rows)
     if not may_stay and all(one.to_position == one.from_position for one in moves):
         raise _no_way(row, rows, to, action)
-    handled_through = max(one.handled_through for one in rows)
+    handled_through = max(replayed_through(connection, database, row.name), *(one.handled_through for one in rows))
     return _counted(connection, database, row, handled_through=handled_through, moves=moves, action=action)
 
 
@@ -266,9 +268,17 @@ def _move(
         if dry_run:
             return move
         refuse_while_replayed(connection, database, name, "moved")
-        if move.needs_resend and not resend:
-            raise not_twice(move)
+        if not resend:
+            if move.needs_resend:
+                raise not_twice(move)
+            refuse_while_in_hand(_going_back(connection, database, move), row, "moved back")
         return carry_out(connection, database, move, reason=reason, forget_handled=False)
+
+
+def _going_back(connection: Connection, database: Database, move: Move) -> list[Row[Any]]:
+    """The checkpoints that a move takes back."""
+    back = {one.partition for one in move.partitions if one.to_position < one.from_position}
+    return [one for one in lock_checkpoints(connection, database, move.subscriber) if one.partition in back]
 
 
 def _of_partition(row: Row[Any], to: int, action: Action) -> PartitionMove:

@@ -13,7 +13,12 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 
 from eventlog.database import Database, translated
 from eventlog.errors import RefusedError
-from eventlog.subscribers.control.checkpoints import lock_checkpoints, refuse_while_replayed, refuse_without_log
+from eventlog.subscribers.control.checkpoints import (
+    lock_checkpoints,
+    refuse_while_in_hand,
+    refuse_while_replayed,
+    refuse_without_log,
+)
 from eventlog.subscribers.control.rebuilds import refuse_while_rebuilt
 from eventlog.subscribers.declaration import PARTITIONS_MAX
 from eventlog.subscribers.keys import partition_of
@@ -57,6 +62,7 @@ def repartition(
         refuse_while_rebuilt(connection, database, name, "repartitioned")
         planned = _plan(row, rows, partitions)
         _refuse_floors(connection, database, name, planned.position)
+        refuse_while_in_hand(rows, row, "repartitioned")
         refuse_while_replayed(connection, database, name, "repartitioned")
         if dry_run:
             return planned

@@ -12,6 +12,7 @@ from eventlog.subscribers.control.checkpoints import (
     Placed,
     lock_checkpoints,
     place,
+    refuse_while_in_hand,
     refuse_while_replayed,
     refuse_without_log,
 )
@@ -78,6 +79,8 @@ def undo(database: Database, operation: int, *, reason: str | None = None, dry_r
         if dry_run:
             return undone
         refuse_while_replayed(connection, database, row.name, "moved")
+        back = [one for one in rows if places.get(one.partition, one.position) < one.position]
+        refuse_while_in_hand(back, row, "moved back")
         moved = [Placed(partition=partition, position=position) for partition, position in places.items()]
         place(connection, database, row.name, moved)
         done = Operation(
