@@ -24,7 +24,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "schema": ("schema_commands:schema", "Tell or write down at which revision the tables are."),
     },
     "Subscribers": {
-        "status": ("subscriber_commands:status", "Show how far everything is, and what failed."),
+        "status": ("status_command:status", "Show how far everything is, and what failed."),
         "subscribers": ("subscriber_commands:subscribers", "List the registered subscribers."),
         "register": ("subscriber_commands:register", "Register the subscribers of an app."),
         "run": ("run_command:run", "Run the handlers of an app."),

@@ -5,7 +5,7 @@ from sqlalchemy import text
 
 from eventlog.errors import UnknownSubscriberError
 from eventlog.events import Recorded
-from eventlog.subscribers import control, status
+from eventlog.subscribers import control, lags
 from eventlog.subscribers.app import App
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.status import read_failures, read_status
@@ -59,7 +59,7 @@ def test_lag_counts_events_and_not_positions(postgres_database_url: str) -> None
 
 
 def test_a_long_lag_is_estimated_and_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "LAG_EXACT_MAX", 5)
+    monkeypatch.setattr(lags, "LAG_EXACT_MAX", 5)
     mail_of(bench.app()).drain()
     bench.send(5)
     assert (bench.status("mail").lag, bench.status("mail").lag_exact) == (5, True)

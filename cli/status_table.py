@@ -1,0 +1,110 @@
+"""The table of `status`, for one look and for the live screen: what its columns say, and what is said beside it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from eventlog.cli.output import Column, age, moment, number
+from eventlog.database import Holder
+from eventlog.subscribers.ledger import EntryState
+from eventlog.subscribers.status import Status, SubscriberStatus
+
+STATES_SHOWN = (EntryState.PARKED, EntryState.RETRYING, EntryState.BLOCKED, EntryState.SKIPPED, EntryState.RESOLVED)
+"""The order in which failures are counted up; superseded ones come again by themselves and are left out."""
+
+_NEEDS_SOMEBODY = ("halted", "outage", "paused")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Columns, and their cells row by row."""
+
+    columns: Sequence[Column]
+    rows: Sequence[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One column: what it says of a subscriber; `optional` ones are left out where they say nothing of any."""
+
+    column: Column
+    cell: Callable[[SubscriberStatus], str]
+    optional: bool = False
+
+
+def status_table(subscribers: Sequence[SubscriberStatus], *, whole: bool, rated: bool) -> Table:
+    """Set subscribers in columns; `whole` keeps those that say nothing, for who picks the table apart.
+
+    `rated` is whether there are rates at all: one look has none.
+    """
+    parts = [
+        part
+        for part in _PARTS
+        if (rated if part.column.title == "rate" else True)
+        and (whole or not part.optional or any(part.cell(one) != "-" for one in subscribers))
+    ]
+    return Table(
+        columns=[part.column for part in parts],
+        rows=[tuple(part.cell(one) for part in parts) for one in subscribers],
+    )
+
+
+def by_urgency(subscribers: Sequence[SubscriberStatus]) -> list[SubscriberStatus]:
+    """Put those first that need somebody, for a screen that has no room for all."""
+    return sorted(subscribers, key=lambda one: (one.state not in _NEEDS_SOMEBODY, -(one.lag_seconds or 0.0), one.name))
+
+
+def log_line(found: Status) -> str:
+    """Write where the log is."""
+    line = f"Head {number(found.head)}, high-water mark {number(found.high_water_mark)}"
+    return line if found.rate is None else f"{line}, {rate(found.rate)} appended"
+
+
+def held_back_line(holder: Holder) -> str:
+    """Write who holds the high-water mark back."""
+    who = f"pid {holder.pid} ({holder.application or 'no application name'}, user {holder.user})"
+    if holder.pid is None:
+        who = f"the prepared transaction {holder.application!r} (user {holder.user})"
+    since = f", open since {moment(holder.since)}" if holder.since is not None else ""
+    return f"The high-water mark is held back at {number(holder.position)} by {who}{since}"
+
+
+def rate(value: float | None) -> str:
+    """Write events a second: to a whole one, or to a tenth where they are few."""
+    if value is None:
+        return "-"
+    return f"{value:.1f}/s" if 0 < value < 10 else f"{number(round(value))}/s"
+
+
+def _lag(one: SubscriberStatus) -> str:
+    return "?" if one.lag is None else f"{'' if one.lag_exact else '~'}{number(one.lag)}"
+
+
+def _age(one: SubscriberStatus) -> str:
+    """Of less than a second nothing is said: that is an event on its way."""
+    if one.lag_seconds is None:
+        return "?"
+    return "-" if one.lag_seconds < 1 else age(one.lag_seconds)
+
+
+def _failures(one: SubscriberStatus) -> str:
+    parts = [f"{number(one.failures[state])} {state}" for state in STATES_SHOWN if state in one.failures]
+    return ", ".join(parts) or "-"
+
+
+def _last_error(one: SubscriberStatus) -> str:
+    error = one.last_error
+    return "-" if error is None else f"{error.error_type.rpartition('.')[2]} at {number(error.position)}"
+
+
+_PARTS = (
+    _Part(column=Column(title="subscriber"), cell=lambda one: one.name),
+    _Part(column=Column(title="kind"), cell=lambda one: one.kind),
+    _Part(column=Column(title="state"), cell=lambda one: one.state),
+    _Part(column=Column(title="checkpoint", right=True), cell=lambda one: number(one.checkpoint)),
+    _Part(column=Column(title="lag", right=True), cell=_lag),
+    _Part(column=Column(title="age", right=True, width_min=4), cell=_age, optional=True),
+    _Part(column=Column(title="rate", right=True), cell=lambda one: rate(one.rate), optional=True),
+    _Part(column=Column(title="failures", wraps=True), cell=_failures),
+    _Part(column=Column(title="last error", wraps=True), cell=_last_error, optional=True),
+    _Part(column=Column(title="owner", wraps=True), cell=lambda one: one.owner or "-"),
+)
