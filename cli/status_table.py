@@ -11,6 +11,8 @@ from eventlog.subscribers.status import Status, SubscriberStatus
 STATES_SHOWN = (EntryState.PARKED, EntryState.RETRYING, EntryState.BLOCKED, EntryState.SKIPPED, EntryState.RESOLVED)
 """The order in which failures are counted up; superseded ones come again by themselves and are left out."""
 
+_LEFT_OUT_FIRST = ("owner", "kind", "last error")
+_FAILURES_WIDTH = 12
 _NEEDS_SOMEBODY = ("halted", "outage", "paused")
 
 
@@ -31,17 +33,18 @@ class _Part:
     optional: bool = False
 
 
-def status_table(subscribers: Sequence[SubscriberStatus], *, whole: bool, rated: bool) -> Table:
-    """Set subscribers in columns; `whole` keeps those that say nothing, for who picks the table apart.
+def status_table(subscribers: Sequence[SubscriberStatus], *, width: int | None, rated: bool) -> Table:
+    """Set subscribers in columns that fit a width; None for who picks the table apart, and gets every column whole.
 
-    `rated` is whether there are rates at all: one look has none.
+    On a terminal, what says nothing of any subscriber is left out, and of the others what `--output json` and `workers`
+    tell as well, until the rest fits. `rated` is whether there are rates at all: one look has none.
     """
-    parts = [
-        part
-        for part in _PARTS
-        if (rated if part.column.title == "rate" else True)
-        and (whole or not part.optional or any(part.cell(one) != "-" for one in subscribers))
-    ]
+    parts = [part for part in _PARTS if rated or part.column.title != "rate"]
+    if width is not None:
+        parts = [part for part in parts if not part.optional or _says_something(part, subscribers)]
+        for title in _LEFT_OUT_FIRST:
+            if _natural_width(parts, subscribers) > width:
+                parts = [part for part in parts if part.column.title != title]
     return Table(
         columns=[part.column for part in parts],
         rows=[tuple(part.cell(one) for part in parts) for one in subscribers],
@@ -73,6 +76,19 @@ def rate(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.1f}/s" if 0 < value < 10 else f"{number(round(value))}/s"
+
+
+def _says_something(part: _Part, subscribers: Sequence[SubscriberStatus]) -> bool:
+    return any(part.cell(one) != "-" for one in subscribers)
+
+
+def _natural_width(parts: Sequence[_Part], subscribers: Sequence[SubscriberStatus]) -> int:
+    """How wide a table would be whose cells are not broken over lines, but for the failures."""
+    widths = [max(len(text) for text in (part.column.title, *map(part.cell, subscribers))) for part in parts]
+    return sum(
+        3 + (min(width, _FAILURES_WIDTH) if part.column.title == "failures" else width)
+        for part, width in zip(parts, widths, strict=True)
+    )
 
 
 def _lag(one: SubscriberStatus) -> str:

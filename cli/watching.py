@@ -127,17 +127,17 @@ def _screen(seen: _Seen, console: "Console", *, interval: float) -> "RenderableT
     if seen.status is not None:
         parts.append(Text(log_line(seen.status), style="bold"))
         parts += [Text(printable(held_back_line(one)), style="yellow") for one in seen.status.held_back_by[:3]]
-        parts.append(_rich_table(*_fitting(seen.status, console.height - LINES_BESIDE - len(parts))))
+        parts.append(_rich_table(*_fitting(seen.status, console.width, console.height - LINES_BESIDE - len(parts))))
     if seen.trouble is not None:
         parts.append(Text(printable(seen.trouble), style="bold red"))
     parts.append(Text(f"{seen.at} UTC, every {interval:g} s; q leaves", style="dim"))
     return Group(*parts)
 
 
-def _fitting(found: Status, room: int) -> tuple[Table, int]:
+def _fitting(found: Status, width: int, room: int) -> tuple[Table, int]:
     """As many subscribers as there is room for, and how many there are beside them."""
     shown = found.subscribers if len(found.subscribers) <= room else by_urgency(found.subscribers)[: max(1, room)]
-    return status_table(shown, whole=False, rated=True), len(found.subscribers) - len(shown)
+    return status_table(shown, width=width, rated=True), len(found.subscribers) - len(shown)
 
 
 def _rich_table(table: Table, left_out: int) -> "RenderableType":
