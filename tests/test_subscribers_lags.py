@@ -203,7 +203,7 @@ def readers(bench: Bench, starts: dict[str, int]) -> None:
 
 
 def statements_of(log: EventLog, work: Callable[[], object]) -> list[tuple[str, Any]]:
-    """The statements that SQLAlchemy runs meanwhile, with their values; those on the driver's own cursor are not seen."""
+    """The statements that SQLAlchemy runs meanwhile, with their values; not those on the driver's own cursor."""
     statements: list[tuple[str, Any]] = []
 
     def on_execute(_c: Any, _cursor: Any, statement: str, values: Any, *_rest: Any) -> None:
