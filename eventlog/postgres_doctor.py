@@ -195,12 +195,12 @@ def _rights(connection: Connection, database: Database) -> Iterator[Finding]:
 
 
 def _missing(connection: Connection, database: Database, needed: dict[str, str]) -> list[str]:
-    """What of the rights a role lacks, table by table."""
+    """What of the rights a role lacks, table by table; of a table that is gone none is known, and none is lacking."""
     asked = [(table, right) for table, rights in needed.items() for right in rights.split(", ")]
-    question = "select has_schema_privilege(:schema, 'usage') and has_table_privilege(:table, :right)"
+    question = "select has_schema_privilege(:schema, 'usage') and has_table_privilege(to_regclass(:table), :right)"
     found: list[str] = []
     for table, right in asked:
         values = {"schema": database.schema, "table": f"{database.schema}.{table}", "right": right}
-        if not connection.scalar(text(question), values):
+        if connection.scalar(text(question), values) is False:
             found.append(f"{right} on {table}")
     return found

@@ -30,7 +30,7 @@ def examinations(database: Database, *, quick_check: bool) -> list[Examined]:
 def _file(connection: Connection, database: Database) -> Iterator[Finding]:
     """Whether it can be written: asked of SQLite, and of the folder, where it makes files beside it."""
     path = _path(database)
-    trouble = _write_trouble(connection)
+    trouble = _write_trouble(connection, database.tables.sql_name("epochs"))
     if trouble is not None:
         yield wrong(
             "file", f"{path} cannot be written: {trouble}", remedy="give the user of the service write access to it"
@@ -45,14 +45,15 @@ def _file(connection: Connection, database: Database) -> Iterator[Finding]:
         yield ok("file", f"{path} and its folder can be written; SQLite {sqlite3.sqlite_version}")
 
 
-def _write_trouble(connection: Connection) -> str | None:
-    """Take the write lock, and give it back."""
+def _write_trouble(connection: Connection, epochs: str) -> str | None:
+    """Begin to write, and change nothing: a file that may only be read gives the lock without a word."""
     driver = connection.connection.driver_connection
     assert driver is not None
     if driver.in_transaction:
         driver.rollback()
     try:
         driver.execute("begin immediate")
+        driver.execute(f"update {epochs} set value = value where false")
     except sqlite3.Error as error:
         return str(error)
     finally:

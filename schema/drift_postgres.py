@@ -198,7 +198,7 @@ def _of_columns(
 
 def _differs(declared: "Column[Any]", found: Any, connection: Connection) -> str:
     dialect = connection.dialect
-    types = [one.compile(dialect=dialect) for one in (declared.type.dialect_impl(dialect), found["type"])]
+    types = [one.compile(dialect=dialect) for one in (declared.type, found["type"])]
     if types[0] != types[1]:
         return f"it is {types[1].lower()}, not {types[0].lower()}"
     if declared.nullable != found["nullable"]:
