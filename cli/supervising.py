@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 import msgspec
 
@@ -61,7 +62,7 @@ def supervise(app: App, asked: Asked, settings: Settings, logs: Logs) -> int:
         if asked.metrics is not None:
             stack.enter_context(exported_of_several(app, folder, host=asked.metrics.host, port=asked.metrics.port))
         starts = _Starts(asked=asked, settings=settings, form=logs.form, folder=folder)
-        supervisor = _Supervisor(starts, health)
+        supervisor = Supervisor(starts, health)
         came = stack.enter_context(_signals(logs))
         supervisor.run(came)
         if health is not None:
@@ -73,6 +74,17 @@ def supervise(app: App, asked: Asked, settings: Settings, logs: Logs) -> int:
     if supervisor.failed:
         return Exit.FAILED
     return Exit.INTERRUPTED if signal.SIGINT in came else Exit.OK
+
+
+class Starts(Protocol):
+    """How processes are started, and where each says what it has done."""
+
+    @property
+    def asked(self) -> Asked: ...
+
+    def start(self, number: int) -> "subprocess.Popen[bytes]": ...
+
+    def health_file(self, number: int) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +129,10 @@ class _Starts:
         return {**kept, **environment_of(child), **{name: value for name, value in given.items() if value}}
 
 
-class _Process:
+class Process:
     """One process, and those that were it before."""
 
-    def __init__(self, number: int, starts: _Starts, clock: Clock) -> None:
+    def __init__(self, number: int, starts: Starts, clock: Clock) -> None:
         self.number = number
         self.restarts = 0
         self._starts = starts
@@ -201,12 +213,14 @@ class _Process:
             return Drained(handled=0, failed=0, subscribers={})
 
 
-class _Supervisor:
-    def __init__(self, starts: _Starts, health: HealthFile | None) -> None:
+class Supervisor:
+    """Keeps processes running until a signal comes, and ends them then."""
+
+    def __init__(self, starts: Starts, health: HealthFile | None) -> None:
         self._clock = SystemClock()
         self._never = threading.Event()
         self._health = health
-        self._processes = [_Process(number, starts, self._clock) for number in range(1, starts.asked.processes + 1)]
+        self._processes = [Process(number, starts, self._clock) for number in range(1, starts.asked.processes + 1)]
 
     @property
     def failed(self) -> bool:
