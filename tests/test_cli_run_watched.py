@@ -40,6 +40,9 @@ from tests.server_process import free_port
 from tests.subscribers_support import Background, Bench, Sent, eventually
 from tests.test_metrics import over_http
 
+START_SECONDS_MAX = 60.0
+"""How long three interpreters may take to start, one after the other, on a machine that has much else to do."""
+
 SLOW_SHOP = '''
 """Mails that take until somebody has written the file `go`; each is noted, with the process that sends it."""
 
@@ -227,6 +230,7 @@ def test_a_process_that_is_killed_is_started_again_and_all_end_as_one(shop: Shop
 def test_who_finds_its_supervisor_gone_stops_in_order(bench: Bench, tmp_path: Path) -> None:
     app, file, gone = bench.app(), tmp_path / "health.json", [False]
     app.subscriber("mail").on("**")(lambda recorded: None)
+    app.register()
     working_on = Background(lambda: work(app, (), app.runtime(), health_file=file, gone=lambda: gone[0]))
     eventually(lambda: bench.status("mail").owner, what="it has its lease")
     gone[0] = True
@@ -243,9 +247,7 @@ def test_a_process_knows_its_supervisor_by_its_environment() -> None:
     assert dataclasses.replace(child, supervisor=os.getpid()).is_orphaned()
 
 
-def test_what_dies_again_and_again_is_started_less_and_less_often(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_dies_again_and_again_is_started_less_often(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A process that ends at once, and a clock that is moved by hand."""
     clock = HandClock()
     process = Process(1, Programs(tmp_path, "exit 7"), clock)
@@ -257,9 +259,10 @@ def test_what_dies_again_and_again_is_started_less_and_less_often(
             starts.append(clock.now)
             _ended(process)
         clock.now += 0.1
-    pauses = [round(later - earlier, 1) for earlier, later in pairwise(starts)]
-    assert pauses[:7] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
-    assert set(pauses[6:]) == {30.0}
+    pauses = [later - earlier for earlier, later in pairwise(starts)]
+    wanted = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, *[30.0] * (len(pauses) - 6)]
+    assert len(pauses) > 8
+    assert pauses == pytest.approx([seconds + 0.2 for seconds in wanted], abs=0.15), "found dead, and started, by ticks"
     assert "(exit code 7)" in caplog.text
 
 
@@ -392,10 +395,10 @@ def _alive(shop: Shop) -> set[int]:
 def _wait(process: "subprocess.Popen[str]", fact: Callable[[], object], *, what: str) -> None:
     """Ask now and then: asking costs the processes that are waited for their time."""
     clock, never = SystemClock(), threading.Event()
-    deadline = clock.monotonic() + DEADLINE_SECONDS
+    deadline = clock.monotonic() + START_SECONDS_MAX
     while not fact():
         assert process.poll() is None, process.communicate()
-        assert clock.monotonic() < deadline, f"waited {DEADLINE_SECONDS:g} s for {what}"
+        assert clock.monotonic() < deadline, f"waited {START_SECONDS_MAX:g} s for {what}"
         clock.wait(never, 0.1)
 
 
