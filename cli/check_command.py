@@ -7,7 +7,7 @@ import msgspec
 
 from eventlog.cli.exits import Exit
 from eventlog.cli.options import shared_options
-from eventlog.cli.output import age, number, printable, show, show_json
+from eventlog.cli.output import age, counted, number, printable, show, show_json
 from eventlog.cli.parsing import seconds as parse_seconds
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.cli.status_command import opened_databases
@@ -85,17 +85,16 @@ def checked(found: Status, subscribers: Sequence[SubscriberStatus], limits: Limi
             said=f"{one.name} is {_state(one)}",
         )
         open_failures = sum(one.failures.get(state, 0) for state in OPEN_STATES)
-        yield _within(one.name, "lag", one.lag, limits.lag, "lags by {} events")
+        yield _within(one.name, "lag", one.lag, limits.lag, "lags by {}")
         yield _within(one.name, "age", one.lag_seconds, limits.age_seconds, "has an event waiting for {}")
-        yield _within(one.name, "failed", open_failures, limits.failed, "has {} open failures")
+        yield _within(one.name, "failed", open_failures, limits.failed, "has {}")
     held_back = found.held_back_seconds
     who = f", {printable(held_back_line(found.held_back_by[0]))}" if found.held_back_by else ""
     yield _within(None, "held_back", held_back, limits.age_seconds, f"events are held back for {{}}{who}")
 
 
 def _within(subscriber: str | None, what: str, value: float | None, limit: float | None, said: str) -> Checked:
-    shown = "?" if value is None else number(int(value)) if what in ("lag", "failed") else age(value)
-    text = said.format(shown)
+    text = said.format("an unknown distance" if value is None else _shown(what, value))
     return Checked(
         subscriber=subscriber,
         what=what,
@@ -104,6 +103,12 @@ def _within(subscriber: str | None, what: str, value: float | None, limit: float
         ok=limit is None or (value is not None and value <= limit),
         said=text if subscriber is None else f"{subscriber} {text}",
     )
+
+
+def _shown(what: str, value: float) -> str:
+    """A number with what it counts, or a time."""
+    counts = {"lag": "event", "failed": "open failure"}
+    return counted(int(value), counts[what]) if what in counts else age(value)
 
 
 def _state(one: SubscriberStatus) -> str:

@@ -1,5 +1,6 @@
 """`doctor`: what is wrong with the log, and what to do about it."""
 
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 
@@ -70,6 +71,7 @@ def _shown(findings: Iterable[Finding], settings: Settings) -> Iterator[Finding]
         if not settings.json:
             for line in _lines(one):
                 show(line)
+            sys.stdout.flush()
         yield one
 
 

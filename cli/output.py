@@ -119,6 +119,13 @@ def width() -> int:
     return shutil.get_terminal_size().columns
 
 
+def table_width() -> int:
+    """Return how wide a table on the terminal may be; a dumb one is taken for 80 columns."""
+    from rich.console import Console
+
+    return Console().width
+
+
 def printable(text: str) -> str:
     """Replace control characters and line breaks, which could write anywhere on a terminal."""
     return text if text.isprintable() else "".join(one if one.isprintable() else " " for one in text)

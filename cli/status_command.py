@@ -7,7 +7,7 @@ import click
 
 from eventlog.cli.opening import load_app, opened_log
 from eventlog.cli.options import shared_options
-from eventlog.cli.output import Format, is_terminal, moment, say, show, show_items, show_json, show_table, width
+from eventlog.cli.output import Format, is_terminal, moment, say, show, show_items, show_json, show_table, table_width
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.cli.status_table import held_back_line, log_line, status_table
 from eventlog.database import Database
@@ -79,7 +79,7 @@ def _show(found: Status) -> None:
     if not found.subscribers:
         say("No subscriber is registered yet; `eventlog register --app module:app` registers yours.")
         return
-    table = status_table(found.subscribers, width=width() if is_terminal() else None, rated=False)
+    table = status_table(found.subscribers, width=table_width() if is_terminal() else None, rated=False)
     show_table(table.columns, table.rows)
     _say_what_next(found)
 
