@@ -11,7 +11,15 @@ from eventlog.subscribers.status import Status, SubscriberStatus
 STATES_SHOWN = (EntryState.PARKED, EntryState.RETRYING, EntryState.BLOCKED, EntryState.SKIPPED, EntryState.RESOLVED)
 """The order in which failures are counted up; superseded ones come again by themselves and are left out."""
 
-_LEFT_OUT_FIRST = ("owner", "kind", "last error")
+_LEFT_OUT: tuple[tuple[str, ...], ...] = (
+    (),
+    ("owner",),
+    ("last error",),
+    ("owner", "last error"),
+    ("owner", "last error", "kind"),
+)
+"""Of the columns: what is left out where there is no room, the least of it."""
+
 _FAILURES_WIDTH = 12
 _NEEDS_SOMEBODY = ("halted", "outage", "paused")
 
@@ -42,9 +50,8 @@ def status_table(subscribers: Sequence[SubscriberStatus], *, width: int | None, 
     parts = [part for part in _PARTS if rated or part.column.title != "rate"]
     if width is not None:
         parts = [part for part in parts if not part.optional or _says_something(part, subscribers)]
-        for title in _LEFT_OUT_FIRST:
-            if _natural_width(parts, subscribers) > width:
-                parts = [part for part in parts if part.column.title != title]
+        choices = [[part for part in parts if part.column.title not in titles] for titles in _LEFT_OUT]
+        parts = next((kept for kept in choices if _natural_width(kept, subscribers) <= width), choices[-1])
     return Table(
         columns=[part.column for part in parts],
         rows=[tuple(part.cell(one) for part in parts) for one in subscribers],
@@ -96,10 +103,9 @@ def _lag(one: SubscriberStatus) -> str:
 
 
 def _age(one: SubscriberStatus) -> str:
-    """Of less than a second nothing is said: that is an event on its way."""
     if one.lag_seconds is None:
         return "?"
-    return "-" if one.lag_seconds < 1 else age(one.lag_seconds)
+    return age(one.lag_seconds) if one.lag else "-"
 
 
 def _failures(one: SubscriberStatus) -> str:

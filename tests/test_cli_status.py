@@ -70,7 +70,7 @@ def test_what_lags_has_an_age(shop: Shop) -> None:
     shop.cli("register", "--app", "shop:app")
     shop.orders(1)
     wait_until(lambda: shop.status("mail")["lag_seconds"] > 1, what="a second")
-    assert re.search(r"^mail .* 0    1   \d s ", shop.cli("status").out, re.MULTILINE), shop.cli("status").out
+    assert re.search(r"^mail .* 0    1   \d s ", shop.cli("status").out, re.MULTILINE)
 
 
 def test_watching_in_a_pipe_wants_lines(shop: Shop) -> None:
