@@ -3,18 +3,21 @@
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import click
+import msgspec
 
 from eventlog.cli.exits import Exit
 from eventlog.cli.opening import database_errors, load_app, named_log, refuse_missing_file
 from eventlog.cli.options import shared_options
 from eventlog.cli.output import Format, counted, is_terminal, printable, say, show, show_items, show_json, width
 from eventlog.cli.settings import Settings, read_settings
-from eventlog.database import check_schema
+from eventlog.database import check_schema, shown
 from eventlog.doctor import Finding, FindingStatus, examine
 from eventlog.log import EventLog
 from eventlog.schema.migrate import SchemaState, schema_state
+from eventlog.subscribers.app import App
 
 _MARKS = {FindingStatus.OK: "ok", FindingStatus.NOTE: "note", FindingStatus.WRONG: "WRONG"}
 _CHECK_WIDTH = 15
@@ -35,7 +38,8 @@ def doctor(listen_url: str | None, quick_check: bool) -> int:
 
     Tables, indexes, triggers and functions against what the revisions make; positions and checkpoints; transactions
     that stay open; on PostgreSQL poolers, notifications (one is sent, to itself), the clock and the role's rights; on
-    SQLite the file and its journal. Nothing is changed. Exit code 4 when something is wrong, 5 when there is no log.
+    SQLite the file and its journal; with --app also in the other databases of its subscribers. Nothing is changed. Exit
+    code 4 when something is wrong, 5 when there is no log.
 
     \\b
       eventlog doctor
@@ -43,10 +47,12 @@ def doctor(listen_url: str | None, quick_check: bool) -> int:
     """
     settings = read_settings()
     log = named_log(settings)
-    way = listen_url or (load_app(settings).listen_url if settings.app is not None else None)
+    app = None if settings.app is None else load_app(settings)
+    way = listen_url or (app.listen_url if app is not None else None)
     with database_errors(log):
         _refuse_missing(log)
-        found = list(_shown(examine(log.database, listen_url=way, quick_check=quick_check), settings))
+        here = examine(log.database, listen_url=way, quick_check=quick_check)
+        found = list(_shown(chain(here, _elsewhere(app, quick_check=quick_check)), settings))
     wrong = sum(one.status is FindingStatus.WRONG for one in found)
     if settings.output is Format.JSONL:
         show_items("findings", found, settings.output)
@@ -63,6 +69,14 @@ def _refuse_missing(log: EventLog) -> None:
     with log.database.reader() as connection:
         if schema_state(connection, schema=log.database.schema) is SchemaState.MISSING:
             check_schema(log.database, connection)
+
+
+def _elsewhere(app: App | None, *, quick_check: bool) -> Iterator[Finding]:
+    """What is found in the other databases that an app's subscribers have their rows in."""
+    for home in app.homes[1:] if app is not None else ():
+        for one in examine(home, quick_check=quick_check):
+            yield msgspec.structs.replace(one, said=f"in {shown(home)}: {one.said}")
+        home.engine.dispose()
 
 
 def _shown(findings: Iterable[Finding], settings: Settings) -> Iterator[Finding]:

@@ -45,6 +45,20 @@ class Damage:
     mends: bool = False
 
 
+APART = """
+import os
+
+from eventlog import App
+
+app = App(os.environ["SHOP_URL"])
+board = app.projection("board", database=os.environ["SHOP_URL"].replace("log.db", "apart.db"))
+
+
+@board.on("clishop.*")
+def count(recorded):
+    pass
+"""
+
 POSTGRES = {
     "a trigger that is disabled": Damage(
         sql="alter table eventlog.events disable trigger mark_append",
@@ -214,6 +228,16 @@ def test_what_others_have_added_is_noted_and_not_wrong(shop: Shop) -> None:
     of_tables = [one for one in shop.json("doctor")["findings"] if one["check"] == "tables"]
     assert [one["status"] for one in of_tables] == ["note", "ok"]
     assert "events_by_type" in of_tables[0]["said"]
+
+
+def test_the_database_of_a_projection_elsewhere_is_examined_with_the_app(sqlite_shop: Shop) -> None:
+    sqlite_shop.module("apart", APART)
+    sqlite_shop.cli("run", "--drain", "--app", "apart:app")
+    assert wrong(sqlite_shop, "--app", "apart:app", code=0) == []
+    with closing(sqlite3.connect(sqlite_shop.folder / "apart.db")) as connection:
+        connection.execute("drop index failures_open")
+    (finding,) = wrong(sqlite_shop, "--app", "apart:app")
+    assert finding["said"].startswith(f"in sqlite:///{sqlite_shop.folder / 'apart.db'} eventlog: index failures_open")
 
 
 def test_there_is_nothing_to_examine_without_a_log(
