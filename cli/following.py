@@ -44,7 +44,7 @@ def follow(log: EventLog, *, after: int | None, last: int | None, as_json: bool,
     logging.getLogger("eventlog.doorbell").addHandler(logging.NullHandler())
     begins = after is not None or filters.get("since") is not None
     count = last if last is not None or begins else SHOWN_FIRST
-    with _ending() as ending:
+    with ending_gently() as ending:
         mark = log.high_water_mark()
         there = _last(log, after=after or 0, until=mark, count=count, filters=filters)
         start = after or 0 if count is None else max(mark, after or 0)
@@ -66,9 +66,7 @@ def _last(log: EventLog, *, after: int, until: int, count: int | None, filters: 
     return list(log.read_stored(after=after, until=until, limit=count, backwards=True, **filters))[::-1]
 
 
-def _as_they_come(
-    log: EventLog, *, after: int, mark: int, ending: "_Ending", filters: Filters
-) -> Iterator[StoredEvent]:
+def _as_they_come(log: EventLog, *, after: int, mark: int, ending: "Ending", filters: Filters) -> Iterator[StoredEvent]:
     done = after
     while not ending.is_set():
         try:
@@ -82,7 +80,7 @@ def _as_they_come(
                 _refuse_earlier_log(log, done if done > after else mark)
 
 
-def _wait_for_database(log: EventLog, ending: "_Ending") -> None:
+def _wait_for_database(log: EventLog, ending: "Ending") -> None:
     seconds = WAIT_SECONDS_MIN
     while not ending.is_set():
         ending.wait_for(seconds)
@@ -104,7 +102,7 @@ def _refuse_earlier_log(log: EventLog, seen: int) -> None:
         )
 
 
-class _Ending(threading.Event):
+class Ending(threading.Event):
     """Set when it is time to end; unlike a plain Event a signal handler may set it, since that takes no lock."""
 
     asked = False
@@ -114,6 +112,7 @@ class _Ending(threading.Event):
         return self.asked or _nobody_reads()
 
     def wait_for(self, seconds: float) -> None:
+        """Wait so long, or until it is set."""
         clock = SystemClock()
         deadline = clock.monotonic() + seconds
         while not self.is_set() and clock.monotonic() < deadline:
@@ -121,8 +120,9 @@ class _Ending(threading.Event):
 
 
 @contextmanager
-def _ending() -> Iterator[_Ending]:
-    ending = _Ending()
+def ending_gently() -> Iterator[Ending]:
+    """Have SIGTERM and ^C set what is lent, the first time; the second time they end the process as always."""
+    ending = Ending()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         ending.asked = True

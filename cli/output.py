@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventlog.clock import utc_now
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 ROWS_MEASURED = 200
 """How many rows of a stream decide the widths of its columns; the rest is not waited for."""
@@ -116,6 +119,13 @@ def width() -> int:
     return shutil.get_terminal_size().columns
 
 
+def table_width() -> int:
+    """Return how wide a table on the terminal may be; a dumb one is taken for 80 columns."""
+    from rich.console import Console
+
+    return Console().width
+
+
 def printable(text: str) -> str:
     """Replace control characters and line breaks, which could write anywhere on a terminal."""
     return text if text.isprintable() else "".join(one if one.isprintable() else " " for one in text)
@@ -144,25 +154,40 @@ def until(value: datetime | None) -> str:
     return f"in {seconds:.0f} s"
 
 
+def age(seconds: float) -> str:
+    """Write for people how long something has been so, in at most four characters: `9 s`, `15 m`, `2 h`, `40 d`."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{int(seconds)} s"
+
+
 def counted(count: int, what: str) -> str:
     """Write `1 event`, `2 events`."""
     return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
-def _show_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, caption: str | None = None) -> "Table":
+    """Make a table for a terminal; it is as wide as what it is printed on."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption=caption, caption_justify="left")
     for column in columns:
         table.add_column(
             column.title,
             justify="right" if column.right else "left",
             no_wrap=not column.wraps,
+            min_width=column.width_min or None,
             overflow="fold" if column.wraps else "ellipsis",
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
+
+
+def _show_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+
+    Console().print(rich_table(columns, rows))

@@ -97,6 +97,14 @@ def since(text: str) -> datetime:
         ) from error
 
 
+def seconds(text: str, *, option: str) -> float:
+    """Read a duration: `90s`, `15m`, `2h`, `1h30m`. Raises `UsageError`."""
+    length = _length(text)
+    if length is None:
+        raise UsageError(f"{option} {text!r} is no duration", remedy="write 90s, 15m, 2h or 1d")
+    return length.total_seconds()
+
+
 def _pair(text: str, *, option: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     typed = key.endswith(":")
@@ -109,8 +117,12 @@ def _pair(text: str, *, option: str) -> tuple[str, Any]:
 
 
 def _before_now(text: str) -> datetime | None:
+    length = _length(text)
+    return None if length is None else utc_now() - length
+
+
+def _length(text: str) -> timedelta | None:
     parts = _DURATION.findall(text)
     if not parts or "".join(amount + unit for amount, unit in parts) != text:
         return None
-    length = sum((timedelta(**{_UNITS[unit]: float(amount)}) for amount, unit in parts), timedelta())
-    return utc_now() - length
+    return sum((timedelta(**{_UNITS[unit]: float(amount)}) for amount, unit in parts), timedelta())

@@ -9,8 +9,8 @@ from eventlog.cli.options import shared_options
 from eventlog.cli.output import Column, moment, number, say, show, show_items, show_json, show_table
 from eventlog.cli.plan import ask, show_done, show_plan
 from eventlog.cli.progress import shown_progress
-from eventlog.cli.run_command import signals_stop
 from eventlog.cli.settings import Settings, read_settings
+from eventlog.cli.stopping import signals_stop
 from eventlog.database import Database
 from eventlog.errors import UsageError
 from eventlog.projections.rebuild import rebuild_in_place

@@ -9,11 +9,11 @@ greenlets, and what has no transaction of the caller's runs in a thread.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -31,6 +31,7 @@ from eventlog.database import (
     translated,
 )
 from eventlog.doorbell import POLL_SECONDS_MAX, POLL_SECONDS_MIN, SLOW_POLL_SECONDS, Doorbell
+from eventlog.encoding import check_metadata
 from eventlog.errors import UnknownEventError, UsageError
 from eventlog.event_types import decode
 from eventlog.events import Recorded, StoredEvent
@@ -51,6 +52,8 @@ from eventlog.schema.tables import DEFAULT_SCHEMA
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+M = TypeVar("M", bound=Callable[[], Mapping[str, Any]])
+
 LINGER_SECONDS = 0.02
 """How long the pauses between polls grow before a follower goes to sleep."""
 
@@ -70,6 +73,7 @@ class EventLog:
         self.database: Database = open_database(url_or_engine, schema=schema)
         self.doorbell = Doorbell(self.database, listen_url=listen_url)
         self._schema_checked = False
+        self._metadata_from: tuple[Callable[[], Mapping[str, Any]], ...] = ()
         self._appender = Appender(
             self.database, lend=self._reader, check=self.check, check_once=self._check_schema_once
         )
@@ -82,6 +86,19 @@ class EventLog:
         """Create the tables of the log, or upgrade them. Safe to call at every start, and from several processes."""
         with translated(self.database):
             initialise(self.database)
+
+    def listen_on(self, listen_url: str) -> None:
+        """Wait for events by this way to the same database from now on. Before anybody waits. Raises `UsageError`."""
+        self.doorbell = Doorbell(self.database, listen_url=listen_url)
+
+    def metadata_from(self, function: M) -> M:
+        """Declare what goes with the events of every append from now on: who asked, for which tenant, in which trace.
+
+        The function is called once for each append, in the thread or coroutine that appends, and returns metadata;
+        what `append` or the event itself says goes before it. It must be quick, and what it raises is the append's.
+        """
+        self._metadata_from = (*self._metadata_from, function)
+        return function
 
     def append(
         self,
@@ -111,6 +128,8 @@ class EventLog:
         Raises `InvalidEventError` (nothing was sent), `WrongExpectedVersionError`, `AppendConditionError`,
         `IdConflictError`, `UnsafeTransactionError`, `SchemaMissingError`, `DatabaseUnreachableError`.
         """
+        if self._metadata_from:
+            metadata = self._with_declared(metadata)
         pending = prepare(events, stream=stream, metadata=metadata, tags=tags)
         wanted = check_expected(expected, pending, unless=unless)
         if not pending:
@@ -289,6 +308,16 @@ class EventLog:
         if not self._schema_checked:
             with self.database.reader() as connection:
                 self.check(connection)
+
+    def with_metadata_of(self, other: "EventLog") -> None:
+        """Have the same functions declared as another log has."""
+        self._metadata_from = other._metadata_from
+
+    def _with_declared(self, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+        declared: dict[str, Any] = {}
+        for function in self._metadata_from:
+            declared |= function()
+        return {**declared, **check_metadata(metadata)}
 
     def _pages(
         self, selection: Selection, after: int, until: int | None, limit: int | None, *, backwards: bool

@@ -5,6 +5,7 @@ routing.py       which handler takes an event            leases.py        who ma
 delivery.py      live delivery, two modes                ledger.py        failures and attempts
 retrying.py      failed events tried again               control.py       rewind, undo, retry, skip
 partition.py     one partition's turn                    operations.py    the record of what operators did
-worker.py        threads, polling, drain                 status.py        how everything stands
+worker.py        threads, polling, drain                 status.py        how everything stands; lags.py, rates.py
 feed.py          pages of the log, shared and decoded once
+metrics.py       for Prometheus                          traces.py        for OpenTelemetry
 """

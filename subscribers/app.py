@@ -205,7 +205,8 @@ class App:
         return declared
 
     def on_database(self, url_or_engine: str | URL | Engine) -> "App":
-        """Make an application with the same subscribers, and what runs around them, on the log of another database.
+        """Make an application with the same subscribers, what runs around them and what goes with appends, on the log
+        of another database.
 
         For tests, and for one log per tenant. Handlers that append by themselves have to do so by `ctx.append`. What is
         in another database than this log is beside the other one.
@@ -213,6 +214,7 @@ class App:
         other = App(url_or_engine, schema=self.log.database.schema, lease_seconds=self.lease_seconds)
         other._subscribers = {name: one.beside_log() for name, one in self._subscribers.items()}
         other._around = list(self._around)
+        other.log.with_metadata_of(self.log)
         return other
 
     def register(self, *only: str) -> dict[str, Registration]:

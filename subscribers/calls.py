@@ -137,9 +137,17 @@ class Caller:
         if self._subscriber.timeout_seconds is None:
             yield
             return
+        name, position = self._subscriber.name, call.items[-1].position
         with self._runtime.running_calls.noted(
-            f"{self._subscriber.name}: {call.handler.name} at event {call.items[-1].position}",
+            f"{name}: {call.handler.name} at event {position}",
             limit_seconds=self._subscriber.timeout_seconds,
+            about={
+                "subscriber": name,
+                "epoch": call.epoch,
+                "position": position,
+                "attempt": call.attempt,
+                "handler": call.handler.name,
+            },
         ):
             yield
 

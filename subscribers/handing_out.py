@@ -14,10 +14,11 @@ from eventlog.subscribers.calls import NOT_A_FAILURE, Call, Caller
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.log_lines import log_turn
 from eventlog.subscribers.results import CulpritError, EventFailedError, HandlerFailedError, InterruptedTurnError, Ran
 from eventlog.subscribers.routing import Handler, Wants
 from eventlog.subscribers.runtime import Runtime
-from eventlog.subscribers.settling import Settling, log_turn, logger
+from eventlog.subscribers.settling import Settling, logger
 from eventlog.subscribers.side_by_side import SideBySide
 
 LIST_EVENTS_MAX = 1_000
@@ -195,6 +196,8 @@ class HandingOut:
                 self._lease,
                 len(call.items),
                 type(error).__name__,
+                handler=call.handler.name,
+                error_type=type(error).__name__,
             )
             return
         for item in call.items:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from eventlog.errors import DatabaseError
 from eventlog.schema.timestamps import seconds_from_now
 from eventlog.subscribers.leases import Lease
+from eventlog.subscribers.log_lines import first_line
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.runtime import Runtime
 
@@ -59,7 +60,7 @@ class Heartbeat:
             try:
                 self._beat()
             except (DBAPIError, DatabaseError) as error:
-                logger.warning("the leases could not be renewed, the next try comes: %s", error)
+                logger.warning("the leases could not be renewed, the next try comes: %s", first_line(error))
 
     def _beat(self) -> None:
         held = [partition.lease for partition in self._partitions() if partition.lease.held]

@@ -26,12 +26,13 @@ from eventlog.subscribers.held_back import HeldBack
 from eventlog.subscribers.keys import partition_of
 from eventlog.subscribers.leases import Lease
 from eventlog.subscribers.ledger import Entry, EntryState
+from eventlog.subscribers.log_lines import first_line, log_turn
 from eventlog.subscribers.outage import Outage
 from eventlog.subscribers.problems import OUTCOME_UNKNOWN, WORKER_DIED, Problem
 from eventlog.subscribers.results import CulpritError, Delivered, InterruptedTurnError, Ran
 from eventlog.subscribers.retrying import Retrying
 from eventlog.subscribers.runtime import Runtime
-from eventlog.subscribers.settling import Settling, log_turn
+from eventlog.subscribers.settling import Settling
 
 logger = logging.getLogger("eventlog.worker")
 
@@ -123,14 +124,22 @@ class Partition:
             return Delivered(moved=True)
         except InterruptedTurnError as error:
             self._forget()
-            log_turn(logger.info, "the database interrupted event %d: %s", self.lease, error.item.position, error)
+            position = error.item.position
+            log_turn(
+                logger.info,
+                "the database interrupted event %d: %s",
+                self.lease,
+                position,
+                first_line(error.error),
+                position=position,
+            )
             return Delivered(moved=True)
         except DBAPIError as error:
             self._forget()
             self._interrupted += 1
             if not self._runtime.database.passing(error) or self._interrupted > INTERRUPTED_TURNS_MAX:
                 raise
-            log_turn(logger.info, "the database interrupted the turn: %s", self.lease, error.orig)
+            log_turn(logger.info, "the database interrupted the turn: %s", self.lease, first_line(error))
             return Delivered(moved=True)
         self._interrupted = 0
         return done.and_then(more)
@@ -183,6 +192,7 @@ class Partition:
             self.lease,
             taken.progress.position,
             "; its owner before has not released it" if taken.died else "",
+            position=taken.progress.position,
         )
         self._unfinished = self._retrying.unfinished(died=taken.died or hands_out_once)
         return True
@@ -248,6 +258,15 @@ class Partition:
         done = self._hand_out(batch, through=self._end_of(batch, due, page, waits_before))
         self._written_at = self._runtime.clock.monotonic()
         self._after(done)
+        log_turn(
+            logger.debug,
+            "%d handled, %d failed, checkpoint at %d",
+            self.lease,
+            done.handled,
+            done.failed,
+            self.lease.progress.position,
+            position=self.lease.progress.position,
+        )
         return done
 
     def _may_deliver(self) -> bool:
@@ -383,6 +402,8 @@ class Partition:
             len(batch),
             self._suspect or "by event",
             type(error.error).__name__,
+            position=self._suspect,
+            error_type=type(error.error).__name__,
         )
         return Delivered(moved=True)
 
@@ -465,4 +486,4 @@ class Partition:
     def _say_once(self, message: str) -> None:
         if message != self._said:
             self._said = message
-            logger.error("%s", message)
+            logger.error("%s", message, extra={"subscriber": self.subscriber.name, "partition": self.number})

@@ -59,7 +59,7 @@ class Finishing:
         try:
             return Delivered(moved=self._try())
         except NotFoundError as error:
-            logger.info("rebuild %d: %s", self.rebuild.operation, error)
+            self._say(logger.info, str(error))
         except (RefusedError, PermissionDeniedError) as error:
             self._leave_readers_alone(error)
         return Delivered()
@@ -71,7 +71,7 @@ class Finishing:
         if standing.shadow + CLOSE_POSITIONS < standing.live:
             return False
         if standing.caught_up and exchange(database, self._subscriber, self.rebuild):
-            logger.info("rebuild %d of %s is in use", self.rebuild.operation, self.rebuild.subscriber)
+            self._say(logger.info, "in use")
             return True
         self._hold()
         return False
@@ -83,13 +83,17 @@ class Finishing:
             hold_live(self._runtime.database, self.rebuild, seconds=self._runtime.lease_seconds)
             self._held_until = now + self._runtime.lease_seconds
 
+    def _say(self, say: Callable[..., None], what: str) -> None:
+        operation, name = self.rebuild.operation, self.rebuild.subscriber
+        say("rebuild %d of %s: %s", operation, name, what, extra={"subscriber": name, "operation": operation})
+
     def _leave_readers_alone(self, error: Exception) -> None:
         let_go_of_live(self._runtime.database, self.rebuild)
         self._held_until = 0.0
         self.try_at = self._runtime.clock.monotonic() + READERS_SECONDS
         if str(error) != self._said:
             self._said = str(error)
-            logger.warning("rebuild %d is not in use yet: %s", self.rebuild.operation, error)
+            self._say(logger.warning, f"not in use yet: {error}")
 
 
 class Rebuilds:

@@ -6,7 +6,7 @@ most once, it is counted as failed instead; transactional, each event's writes c
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -24,6 +24,7 @@ from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.guard import lent
 from eventlog.subscribers.ledger import Attempt, record_attempt
+from eventlog.subscribers.log_lines import first_line
 from eventlog.subscribers.outcomes import Skip
 from eventlog.subscribers.problems import OUTCOME_UNKNOWN, Problem, problem_of
 from eventlog.subscribers.registration import RowLock, check_contract, read_subscriber
@@ -59,13 +60,13 @@ class Replaying:
                 return Delivered()
             return self._advance()
         except LeaseLostError as error:
-            logger.info("replay %d of %s: %s", self.operation, self.subscriber.name, error)
+            self._say(logger.info, "%s", error)
         except (RefusedError, NotFoundError) as error:
-            logger.error("replay %d of %s: %s", self.operation, self.subscriber.name, error)
+            self._say(logger.error, "%s", error)
         except DBAPIError as error:
             if not self._database.passing(error):
                 raise
-            logger.info("replay %d of %s: the database interrupted it: %s", self.operation, self.subscriber.name, error)
+            self._say(logger.info, "the database interrupted it: %s", first_line(error))
         self._replay = None
         return Delivered()
 
@@ -91,6 +92,10 @@ class Replaying:
             connection.execute(update(self._table).where(*self._ours()).values(owner=None, expires_at=None))
             ring(connection, self._database.tables)
 
+    def _say(self, say: Callable[..., None], message: str, *details: object) -> None:
+        fields = {"subscriber": self.subscriber.name, "operation": self.operation}
+        say(f"replay %d of %s: {message}", self.operation, self.subscriber.name, *details, extra=fields)
+
     def _hold(self) -> bool:
         """Have the lease, while the subscriber runs and this code may run it. A pause waits until we let it go."""
         if self._replay is not None:
@@ -111,7 +116,7 @@ class Replaying:
         self._caller.key_name = row.first_name or row.name
         self._replay, self._in_hand = replay_from(found), found.in_hand
         self._valid_until = began + self._runtime.lease_seconds
-        logger.info("replay %d of %s goes on after %d", self.operation, self.subscriber.name, self._replay.position)
+        self._say(logger.info, "goes on after %d", self._replay.position)
         return True
 
     def _take(self, connection: Connection) -> Row[tuple[object, ...]] | None:
@@ -288,13 +293,7 @@ class Replaying:
             replay, position=through, handled=replay.handled + done - failed, failed=replay.failed + failed
         )
         if ends:
-            logger.info(
-                "replay %d of %s is done: %d handled, %d failed",
-                self.operation,
-                self.subscriber.name,
-                self._replay.handled,
-                self._replay.failed,
-            )
+            self._say(logger.info, "done: %d handled, %d failed", self._replay.handled, self._replay.failed)
             self._replay = None
         return Delivered(handled=done - failed, failed=failed, moved=True)
 

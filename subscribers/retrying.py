@@ -189,6 +189,7 @@ class Retrying:
     def _closed(self, entry: Entry, ran: Ran) -> Delivered:
         self._settling.held_back.drop(entry.position)
         self._settling.wrote(ran)
+        self._settling.say_resolved(entry)
         return Delivered(handled=1, moved=True)
 
     def _failed(self, entry: Entry, error: BaseException | Problem, *, seconds: float) -> Delivered:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ logger = logging.getLogger("eventlog.worker")
 @dataclass(slots=True, kw_only=True)
 class _Running:
     what: str
+    about: Mapping[str, object]
     began: float
     limit_seconds: float
     reported: bool = False
@@ -28,9 +29,9 @@ class RunningCalls:
         self._running: dict[int, _Running] = {}
 
     @contextmanager
-    def noted(self, what: str, *, limit_seconds: float) -> Iterator[None]:
-        """Note a call while the block runs."""
-        call = _Running(what=what, began=self._clock.monotonic(), limit_seconds=limit_seconds)
+    def noted(self, what: str, *, limit_seconds: float, about: Mapping[str, object]) -> Iterator[None]:
+        """Note a call while the block runs; `about` are the fields of the line that reports it."""
+        call = _Running(what=what, about=about, began=self._clock.monotonic(), limit_seconds=limit_seconds)
         with self._lock:
             self._running[id(call)] = call
         try:
@@ -54,5 +55,6 @@ class RunningCalls:
                 one.what,
                 now - one.began,
                 one.limit_seconds,
+                extra=one.about,
             )
         return [one.what for one in overdue]

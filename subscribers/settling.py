@@ -5,7 +5,7 @@ passed the same fence. A checkpoint that moves alone is the fence alone.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -16,7 +16,8 @@ from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.held_back import HeldBack
 from eventlog.subscribers.leases import Lease, Progress
-from eventlog.subscribers.ledger import Attempt, EntryState, NewEntry, record_entries
+from eventlog.subscribers.ledger import Attempt, Entry, EntryState, NewEntry, record_entries
+from eventlog.subscribers.log_lines import log_turn
 from eventlog.subscribers.outage import Outage, begin_outage, end_outage
 from eventlog.subscribers.outcomes import Verdict, judge
 from eventlog.subscribers.problems import BLOCKED, Problem, problem_of
@@ -126,7 +127,13 @@ class Settling:
                 self.say_failed(entry.attempt, entry.problem, entry.state)
         outage = self.outage
         if outage.handler is not None and outage.handler in ran.succeeded:
-            log_turn(logger.warning, "%s has had success again, the outage is over", self.lease, outage.handler)
+            log_turn(
+                logger.warning,
+                "%s has had success again, the outage is over",
+                self.lease,
+                outage.handler,
+                handler=outage.handler,
+            )
             outage.restore(None, None)
         for handler in ran.succeeded:
             outage.succeeded(handler)
@@ -138,6 +145,7 @@ class Settling:
                 self.lease,
                 ran.outage,
                 self._subscriber.outage_after,
+                handler=ran.outage,
             )
 
     def failure(self, item: FeedItem, error: BaseException | Problem, *, seconds: float, ran: Ran) -> NewEntry:
@@ -215,15 +223,30 @@ class Settling:
         return self.outage.begins(handler)
 
     def say_failed(self, attempt: Attempt, problem: Problem, state: EntryState) -> None:
-        logger.warning(
-            "%s/%d epoch %d: event %d failed in attempt %d and is %s: %s",
-            self._subscriber.name,
-            self.lease.partition,
-            attempt.epoch,
+        log_turn(
+            logger.warning,
+            "event %d failed in attempt %d and is %s: %s",
+            self.lease,
             attempt.position,
             attempt.number,
             state,
             problem.error_type,
+            position=attempt.position,
+            attempt=attempt.number,
+            state=state,
+            error_type=problem.error_type,
+        )
+
+    def say_resolved(self, entry: Entry) -> None:
+        log_turn(
+            logger.info,
+            "event %d was handled in attempt %d and is resolved",
+            self.lease,
+            entry.position,
+            entry.attempts,
+            position=entry.position,
+            attempt=entry.attempts,
+            state=EntryState.RESOLVED,
         )
 
     def _stays(self, entry: NewEntry, handler: str, ran: Ran) -> bool:
@@ -233,8 +256,3 @@ class Settling:
             return True
         in_outage = ran.outage == handler or self.outage.waits_at(handler)
         return in_outage and entry.state is EntryState.RETRYING and self._subscriber.concurrency == 1
-
-
-def log_turn(say: Callable[..., None], message: str, lease: Lease, *details: object) -> None:
-    """Write one line about a partition, with its subscriber and epoch."""
-    say(f"%s/%d epoch %d: {message}", lease.subscriber, lease.partition, lease.epoch, *details)

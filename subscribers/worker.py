@@ -24,6 +24,7 @@ from eventlog.subscribers.declaration import OnFailure
 from eventlog.subscribers.fleet import Membership
 from eventlog.subscribers.heartbeat import Heartbeat
 from eventlog.subscribers.ledger import EntryState
+from eventlog.subscribers.log_lines import first_line
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.results import Delivered
 from eventlog.subscribers.runtime import Runtime
@@ -101,6 +102,15 @@ class Worker:
         self._error: BaseException | None = None
         self._sleeper: Sleeper | None = None
         self.counts = {partition.subscriber.name: Counts() for partition in partitions}
+        self._seen_at: float | None = None
+
+    @property
+    def seen_at(self) -> float | None:
+        """When its loop has last had an answer of the database, on the runtime's clock; None before the first.
+
+        At work and asleep it looks every few seconds; what is older says that it hangs, or that the database is away.
+        """
+        return self._seen_at
 
     def start(self) -> None:
         """Run in a thread until `stop`."""
@@ -147,6 +157,7 @@ class Worker:
                     pool=pool,
                     sleeper=self._sleeper,
                     count=self._count,
+                    seen=self._seen,
                     membership=membership,
                 ).run()
             finally:
@@ -169,7 +180,7 @@ class Worker:
         try:
             yield
         except (DBAPIError, DatabaseError) as error:
-            logger.warning("the worker's row could not be written: %s", error)
+            logger.warning("the worker's row could not be written: %s", first_line(error))
 
     def _run_in_thread(self) -> None:
         try:
@@ -177,6 +188,9 @@ class Worker:
         except BaseException as error:
             logger.exception("the worker has ended")
             self._error = error
+
+    def _seen(self) -> None:
+        self._seen_at = self._runtime.clock.monotonic()
 
     def _count(self, partition: Partition, done: Delivered) -> None:
         _add(self.counts, partition, done)
@@ -198,6 +212,13 @@ class Workers:
     @property
     def counts(self) -> dict[str, Counts]:
         return {name: count for worker in self._workers for name, count in worker.counts.items()}
+
+    @property
+    def seen_at(self) -> float | None:
+        """That of the worker whose last answer is the oldest."""
+        moments = [worker.seen_at for worker in self._workers]
+        known = [one for one in moments if one is not None]
+        return min(known) if len(known) == len(moments) else None
 
     def start(self) -> None:
         """Run all of them in threads until `stop`."""
@@ -230,12 +251,14 @@ class _Loop:
         pool: ThreadPoolExecutor,
         sleeper: Sleeper,
         count: Callable[[Partition, Delivered], None],
+        seen: Callable[[], None],
         membership: Membership,
     ) -> None:
         self._runtime = runtime
         self._pool = pool
         self._sleeper = sleeper
         self._count = count
+        self._seen = seen
         self._membership = membership
         self._agenda = agenda
         self._turns: dict[Future[Delivered], Callable[[Delivered | None], None]] = {}
@@ -270,6 +293,7 @@ class _Loop:
                 return
         self._runtime.feed.refresh()
         self._agenda.look_at_tables_if_due()
+        self._seen()
         self._membership.can_run(self._agenda.runnable())
         self._begin_ready()
         replaying = self._agenda.replays.next()
@@ -329,6 +353,7 @@ class _Loop:
             self._sleeper.sleep(self._allowance)
 
     def _allowance(self, look: Look) -> float:
+        self._seen()
         seconds = self._agenda.allowance(look)
         self._has_looked = seconds <= 0
         return seconds
@@ -340,7 +365,9 @@ class _Loop:
         self._runtime.feed.forget()
         self._agenda.forget()
         self._reconnect_seconds = min(RECONNECT_SECONDS_MAX, max(0.1, self._reconnect_seconds * 2))
-        logger.warning("the database failed, next look in %.1f s: %s", self._reconnect_seconds, ours or error)
+        logger.warning(
+            "the database failed, next look in %.1f s: %s", self._reconnect_seconds, first_line(ours or error)
+        )
         self._runtime.clock.wait(self._runtime.stop, self._reconnect_seconds)
 
 

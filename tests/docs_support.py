@@ -41,6 +41,7 @@ VARYING = (
         re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"),
         "01a20a22-0000-7000-8000-000000000000",
     ),
+    (re.compile(r"(?<=\d)   [ \d]\d [smhd](?=   )"), "    5 s"),
     (re.compile(r"\x1b\[[0-9;?]*[A-Za-z]"), ""),
     (re.compile(r"[ \t\r]+$", re.MULTILINE), ""),
 )

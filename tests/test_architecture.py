@@ -37,10 +37,14 @@ IMPORTED_ONLY_IN = {
     "sqlite3": ("eventlog/sqlite*.py",),
     "click": ("cli/*",),
     "pytest": ("eventlog/testing/plugin.py",),
+    "prometheus_client": ("subscribers/metrics.py", "cli/metrics_server.py"),
+    "opentelemetry": ("subscribers/traces.py",),
 }
 LOADED_WHEN_USED = {
     "alembic": ("schema/migrat*", "schema/target.py"),
     "rich": ("cli/output*", "cli/progress*"),
+    "prometheus_client": ("subscribers/metrics.py",),
+    "opentelemetry": ("subscribers/traces.py",),
 }
 """Imported inside functions, but for these files, which nothing may import at the top that runs at every start."""
 

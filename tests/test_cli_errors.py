@@ -142,7 +142,7 @@ def test_what_the_database_refuses_otherwise_ends_with_1(shop: Shop, monkeypatch
     def refuse(*_: object, **__: object) -> None:
         raise sqlalchemy.exc.DBAPIError("select 1", None, sqlite3.IntegrityError("no"))
 
-    monkeypatch.setattr("eventlog.cli.subscriber_commands.read_status", refuse)
+    monkeypatch.setattr("eventlog.cli.status_command.read_status_of", refuse)
     ran = shop.cli("status")
     assert (ran.code, ran.err.splitlines()[0]) == (1, "Error: the database failed: no")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, make_url, text
 
+from eventlog.doctor import examine
 from eventlog.errors import PermissionDeniedError, WrongExpectedVersionError
 from eventlog.log import EventLog
 from eventlog.query import Query
@@ -96,6 +97,17 @@ def test_a_worker_delivers_and_an_operator_acts(urls: dict[str, str]) -> None:
         assert app.drain().handled == 2
     finally:
         app.engine.dispose()
+
+
+def test_doctor_tells_each_role_what_it_may_do(urls: dict[str, str]) -> None:
+    told: dict[str, str] = {}
+    for role, url in urls.items():
+        with opened(url) as log:
+            (told[role],) = [one.said.partition(" may ")[2] for one in examine(log.database) if one.check == "rights"]
+    assert told["worker"] == "read, append, run handlers and operate"
+    assert told["service"].startswith("read, append, and lacks what it needs to run handlers and operate:")
+    assert told["auditor"].startswith("read, and lacks what it needs to append: insert on events;")
+    assert told["shop"].startswith("do nothing here, and lacks")
 
 
 def test_an_auditor_looks_and_cannot_append(urls: dict[str, str], owner: Engine) -> None:

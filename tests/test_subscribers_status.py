@@ -5,7 +5,7 @@ from sqlalchemy import text
 
 from eventlog.errors import UnknownSubscriberError
 from eventlog.events import Recorded
-from eventlog.subscribers import control, status
+from eventlog.subscribers import control, lags
 from eventlog.subscribers.app import App
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.status import read_failures, read_status
@@ -59,7 +59,7 @@ def test_lag_counts_events_and_not_positions(postgres_database_url: str) -> None
 
 
 def test_a_long_lag_is_estimated_and_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "LAG_EXACT_MAX", 5)
+    monkeypatch.setattr(lags, "LAG_EXACT_MAX", 5)
     mail_of(bench.app()).drain()
     bench.send(5)
     assert (bench.status("mail").lag, bench.status("mail").lag_exact) == (5, True)
@@ -146,3 +146,53 @@ def test_failures_are_listed_by_subscriber_state_and_limit(bench: Bench) -> None
     assert [entry.position for entry in read_failures(database, subscriber="mail", limit=2)] == sent[:2]
     with pytest.raises(UnknownSubscriberError):
         read_failures(database, subscriber="nobody")
+
+
+def test_the_last_error_is_the_latest_of_the_open_failures(bench: Bench) -> None:
+    sent = bench.send(4)
+    app = mail_of(bench.app(), broken=(1, 3))
+    app.drain()
+    last = bench.status("mail").last_error
+    assert last is not None
+    assert (last.position, last.state, last.error_type) == (sent[2], "parked", "tests.subscribers_support.BugError")
+    control.skip(app.log.database, "mail", [sent[2]], reason="no")
+    last = bench.status("mail").last_error
+    assert last is not None
+    assert last.position == sent[0]
+    control.skip(app.log.database, "mail", [sent[0]], reason="no")
+    assert bench.status("mail").last_error is None
+
+
+def test_one_subscribers_error_is_not_anothers(bench: Bench) -> None:
+    app = mail_of(bench.app(), broken=(1,))
+    app.subscriber("log").on("**")(lambda recorded: None)
+    bench.send(1)
+    app.drain()
+    assert (bench.status("mail").last_error is None, bench.status("log").last_error) == (False, None)
+
+
+def test_living_workers_are_counted(bench: Bench) -> None:
+    app = mail_of(bench.app())
+    assert read_status(bench.log.database).workers == 0
+    with app.worker():
+        eventually(lambda: read_status(bench.log.database).workers == 1, what="it has joined")
+    assert read_status(bench.log.database).workers == 0
+
+
+def test_what_an_open_append_keeps_from_being_read_has_an_age(postgres_database_url: str) -> None:
+    """Of the events that are committed: while there is none, nobody waits, however long the transaction is open."""
+    bench = Bench(postgres_database_url)
+    with bench.transaction() as connection:
+        bench.log.append(Sent(1), tx=connection)
+        assert (
+            read_status(bench.log.database).held_back_seconds,
+            len(read_status(bench.log.database).held_back_by),
+        ) == (
+            0.0,
+            1,
+        )
+        bench.send(1, first=2)
+        eventually(lambda: read_status(bench.log.database).held_back_seconds > 0.05, what="it grows older")
+    found = read_status(bench.log.database)
+    bench.close()
+    assert (found.held_back_seconds, found.held_back_by) == (0.0, ())
