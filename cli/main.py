@@ -21,6 +21,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "append": ("log_commands:append", "Append events to a stream."),
         "read": ("log_commands:read", "Read events in the order of the log."),
         "show": ("show_command:show_event", "Show one event in full, and what belongs to it."),
+        "export": ("carry_commands:export", "Write events to a file, one a line, as JSON."),
+        "import": ("carry_commands:import_events", "Import events that `eventlog export` has written."),
         "schema": ("schema_commands:schema", "Tell or write down at which revision the tables are."),
     },
     "Subscribers": {

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
 
 from eventlog.bell import Bell, Look
+from eventlog.carried import Carried
 from eventlog.errors import EventLogError, RefusedError, SchemaMissingError, SchemaTooNewError, UsageError
 from eventlog.events import StoredEvent
 from eventlog.pending import Expected, PendingEvent
@@ -89,6 +90,20 @@ class Database(Protocol):
         self, connection: Connection, pending: Sequence[PendingEvent], expected: Expected
     ) -> list[Inserted] | None:
         """Insert all the events, or return None when a version or an id was taken; some rows may then stand."""
+        ...
+
+    def hold_positions(self, connection: Connection, tags: Sequence[str]) -> int:
+        """Keep all appends out until the transaction ends, and return the head; the first thing a transaction does.
+
+        `tags` are those of the events that are to come. Raises `RefusedError` when an append stays open.
+        """
+        ...
+
+    def carry(self, connection: Connection, events: Sequence[Carried], *, keep_positions: bool) -> bool:
+        """Insert events of another log; return whether no id or version was taken, else the transaction is broken.
+
+        Positions can be kept once they are held, if they rise from above the head on.
+        """
         ...
 
     def recorded_since(

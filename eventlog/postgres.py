@@ -26,8 +26,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog import postgres_tables
+from eventlog import postgres_carrying, postgres_tables
 from eventlog.bell import Bell, Look
+from eventlog.carried import Carried
 from eventlog.database import Database, Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
@@ -187,6 +188,13 @@ class PostgresDatabase:
         if len(rows) != len(pending):
             return None
         return [Inserted(position, version, at.astimezone(UTC)) for position, version, at in sorted(rows)]
+
+    def hold_positions(self, connection: Connection, tags: Sequence[str]) -> int:
+        return postgres_carrying.hold_positions(connection, self.schema, tags)
+
+    def carry(self, connection: Connection, events: Sequence[Carried], *, keep_positions: bool) -> bool:
+        with _driver_errors(connection, sql="copy"):
+            return postgres_carrying.carry(connection, self.schema, events, keep_positions=keep_positions)
 
     def recorded_since(
         self, connection: Connection, pending: Sequence[PendingEvent], conditions: Sequence[Query]

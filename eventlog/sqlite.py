@@ -20,8 +20,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog import sqlite_tables
+from eventlog import sqlite_carrying, sqlite_tables
 from eventlog.bell import Bell, Look
+from eventlog.carried import Carried
 from eventlog.database import Database, Holder, Inserted, RecordedSince, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
@@ -132,6 +133,20 @@ class SqliteDatabase:
         recorded_at = datetime.fromisoformat(now)
         first = last - len(rows) + 1
         return [Inserted(first + place, row[2], recorded_at) for place, row in enumerate(rows)]
+
+    def hold_positions(self, connection: Connection, tags: Sequence[str]) -> int:
+        """The transaction holds the write lock, and nobody else appends."""
+        return self.head(connection)
+
+    def carry(self, connection: Connection, events: Sequence[Carried], *, keep_positions: bool) -> bool:
+        try:
+            with _driver_errors(connection, "insert"):
+                sqlite_carrying.carry(_driver(connection), self._events, events, keep_positions=keep_positions)
+        except DBAPIError as error:
+            if isinstance(error.orig, sqlite3.IntegrityError) and "UNIQUE" in str(error.orig):
+                return False
+            raise
+        return True
 
     def recorded_since(
         self, connection: Connection, pending: Sequence[PendingEvent], conditions: Sequence[Query]
