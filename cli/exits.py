@@ -14,7 +14,7 @@ from enum import IntEnum
 import click
 
 from eventlog.cli.output import say
-from eventlog.errors import DatabaseError, EventLogError, NotFoundError, UsageError
+from eventlog.errors import CheckFailedError, DatabaseError, EventLogError, NotFoundError, NotHandledError, UsageError
 
 
 class Exit(IntEnum):
@@ -33,6 +33,8 @@ _BY_BRANCH: tuple[tuple[type[EventLogError], Exit], ...] = (
     (DatabaseError, Exit.DATABASE),
     (NotFoundError, Exit.NOT_FOUND),
     (UsageError, Exit.REFUSED),
+    (CheckFailedError, Exit.CHECK_FAILED),
+    (NotHandledError, Exit.CHECK_FAILED),
 )
 
 
