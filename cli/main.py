@@ -39,6 +39,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Failures": {
         "failures": ("ledger_commands:failures", "List the events whose handler failed."),
+        "failure": ("failure_command:failure", "Show one failure in full: the event, every attempt, the traceback."),
         "retry": ("ledger_commands:retry", "Make failures due now; a worker runs them."),
         "skip": ("ledger_commands:skip", "Give failures up, with a reason."),
     },
