@@ -21,6 +21,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "append": ("log_commands:append", "Append events to a stream."),
         "read": ("log_commands:read", "Read events in the order of the log."),
         "show": ("show_command:show_event", "Show one event in full, and what belongs to it."),
+        "streams": ("census_commands:streams", "List the streams of the last events, the newest first."),
+        "stats": ("census_commands:stats", "Show how large the log is, and how fast it grows."),
         "export": ("carry_commands:export", "Write events to a file, one a line, as JSON."),
         "import": ("carry_commands:import_events", "Import events that `eventlog export` has written."),
         "schema": ("schema_commands:schema", "Tell or write down at which revision the tables are."),

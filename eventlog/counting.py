@@ -25,11 +25,14 @@ STRETCH_MAX = 10_000
 
 
 class TypeCount(msgspec.Struct, frozen=True, kw_only=True):
-    """The events of one type in a stretch: how many, how many of them up to a position, and when they were recorded."""
+    """The events of one type in a stretch: how many, how many of them up to a position or the first of a stream, and
+    when they were recorded.
+    """
 
     type: str
     count: int
     before: int
+    begun: int
     first_recorded_at: datetime
     last_recorded_at: datetime
 
@@ -108,19 +111,22 @@ def _by_type(source: Any, condition: Any, split: int, *, events: Any = None) -> 
     events = source if events is None else events
     up_to = func.sum(case((events.c.position <= split, 1), else_=0)).label("before")
     times = func.min(events.c.recorded_at).label("first"), func.max(events.c.recorded_at).label("last")
-    question = select(events.c.type, func.count().label("count"), up_to, *times).select_from(source).where(condition)
+    begun = func.sum(case((events.c.version == 1, 1), else_=0)).label("begun")
+    columns = events.c.type, func.count().label("count"), up_to, begun, *times
+    question = select(*columns).select_from(source).where(condition)
     return question.group_by(events.c.type).order_by(events.c.type)
 
 
 def _rows(connection: Connection, question: Select[Any]) -> tuple[TypeCount, ...]:
     return tuple(
-        TypeCount(type=kind, count=count, before=before, first_recorded_at=first, last_recorded_at=last)
-        for kind, count, before, first, last in connection.execute(question)
+        TypeCount(type=kind, count=count, before=before, begun=begun, first_recorded_at=first, last_recorded_at=last)
+        for kind, count, before, begun, first, last in connection.execute(question)
     )
 
 
 def _scaled(one: TypeCount, factor: float) -> TypeCount:
-    return msgspec.structs.replace(one, count=round(one.count * factor), before=round(one.before * factor))
+    counts = {name: round(getattr(one, name) * factor) for name in ("count", "before", "begun")}
+    return msgspec.structs.replace(one, **counts)
 
 
 def _starts(after: int, until: int) -> list[int]:

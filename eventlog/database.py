@@ -61,6 +61,25 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None
 
 
+class Relation(msgspec.Struct, frozen=True, kw_only=True):
+    """A table or an index of the log, and what it takes on disk. `of` is the table an index is of, or itself."""
+
+    name: str
+    kind: str
+    of: str
+    bytes: int
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """What the database takes on disk, and what of it each table and index of the log does, the largest first.
+
+    There are no relations where looking would read the whole file.
+    """
+
+    database_bytes: int
+    relations: tuple[Relation, ...]
+
+
 class Database(Protocol):
     """One log in one database."""
 
@@ -152,6 +171,10 @@ class Database(Protocol):
 
     def next_epoch(self, connection: Connection) -> int:
         """Draw an epoch, larger than every one drawn before."""
+        ...
+
+    def sizes(self, connection: Connection) -> Sizes:
+        """Read what the tables of the log take on disk."""
         ...
 
     def held_back_by(self, connection: Connection) -> list[Holder]:

@@ -29,7 +29,7 @@ from sqlalchemy.sql.expression import TableClause
 from eventlog import postgres_carrying, postgres_tables
 from eventlog.bell import Bell, Look
 from eventlog.carried import Carried
-from eventlog.database import Database, Holder, Inserted, RecordedSince, undone_on_error
+from eventlog.database import Database, Holder, Inserted, RecordedSince, Sizes, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -242,6 +242,9 @@ class PostgresDatabase:
 
     def next_epoch(self, connection: Connection) -> int:
         return int(self._rows(connection, f"select nextval('{self.schema}.epochs')")[0][0])
+
+    def sizes(self, connection: Connection) -> Sizes:
+        return postgres_tables.sizes(connection, self.schema)
 
     def held_back_by(self, connection: Connection) -> list[Holder]:
         return [

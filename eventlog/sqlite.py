@@ -23,7 +23,7 @@ from sqlalchemy.sql.expression import TableClause
 from eventlog import sqlite_carrying, sqlite_tables
 from eventlog.bell import Bell, Look
 from eventlog.carried import Carried
-from eventlog.database import Database, Holder, Inserted, RecordedSince, undone_on_error
+from eventlog.database import Database, Holder, Inserted, RecordedSince, Sizes, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -208,6 +208,9 @@ class SqliteDatabase:
 
     def next_epoch(self, connection: Connection) -> int:
         return int(self._rows(connection, f"update {self._epochs} set value = value + 1 returning value")[0][0])
+
+    def sizes(self, connection: Connection) -> Sizes:
+        return sqlite_tables.sizes(connection, [table.name for table in self.tables.metadata.sorted_tables])
 
     def held_back_by(self, connection: Connection) -> list[Holder]:
         return []
