@@ -55,7 +55,7 @@ def show_undone(undone: Undone) -> None:
 def move_line(move: Move) -> str:
     """Write both ends of a move, and what is delivered next."""
     ends = f"{number(move.from_position)} -> {number(move.to_position)}"
-    which = "" if move.exact else f" (the least of {counted(len(move.partitions), 'partition')})"
+    which = f" (the least of {counted(len(move.partitions), 'partition')})" if _apart(move) else ""
     return f"{move.subscriber}: checkpoint {ends}{which}, next event {number(move.next_event)}"
 
 
@@ -89,7 +89,12 @@ def _plan_lines(move: Move) -> list[str]:
 
 def about(move: Move) -> str:
     """Say how exact the counts of a move are."""
-    return "about " if move.estimated else "" if move.exact else "at most "
+    return "about " if move.estimated else "at most " if _apart(move) else ""
+
+
+def _apart(move: Move) -> bool:
+    """Whether the partitions do not all go the same way."""
+    return len({(one.from_position, one.to_position) for one in move.partitions}) > 1
 
 
 def _largest(by_type: dict[str, int]) -> list[tuple[str, int]]:

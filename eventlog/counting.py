@@ -1,14 +1,15 @@
 """How many events lie in a stretch of the log, and of which types: counted as far as that is cheap, estimated beyond.
 
 Nothing is kept of such numbers, since an append would have to keep them. Up to a limit the events are counted. A longer
-stretch is looked at through windows of equal width and distance, each read by positions, so that it takes the same time
-however long the log is; what is found in them stands for what lies between. A type of which there are few events may be
-missed then, so nothing that must be right is decided by an estimate. Also here: finding the place of a time, which has
-no index either.
+stretch is looked at through windows of equal width, one somewhere in each of as many parts, so that it takes the same
+time however long the log is; what is found in them stands for what lies between. A type of which there are few events
+may be missed then, so nothing that must be right is decided by an estimate. Also here: finding the place of a time,
+which has no index either.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
+from random import Random
 from typing import Any
 
 import msgspec
@@ -56,7 +57,7 @@ def count_types(
     beyond = select(events.c.position).where(between).order_by(events.c.position).offset(exact_max).limit(1)
     if connection.execute(beyond).first() is None:
         return Counted(types=_rows(connection, _by_type(events, between, split)), exact=True)
-    windows = _points(_starts(after, until), "windows")
+    windows = _points(_anywhere(after, until), "windows")
     inside = and_(events.c.position > windows.c.point, events.c.position <= windows.c.point + WINDOW_POSITIONS)
     question = _by_type(windows.join(events, inside), true(), split, events=events)
     factor = (until - after) / (WINDOWS * WINDOW_POSITIONS)
@@ -131,6 +132,13 @@ def _scaled(one: TypeCount, factor: float) -> TypeCount:
 
 def _starts(after: int, until: int) -> list[int]:
     return [after + (until - after) * place // WINDOWS for place in range(WINDOWS)]
+
+
+def _anywhere(after: int, until: int) -> list[int]:
+    """A window in each part, not always at the same place of it: what recurs would be met each time, or never."""
+    draw = Random(until - after)
+    room = max(1, (until - after) // WINDOWS - WINDOW_POSITIONS)
+    return [start + draw.randrange(room) for start in _starts(after, until)]
 
 
 def _points(starts: Sequence[int], name: str) -> CTE:
