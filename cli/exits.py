@@ -14,6 +14,7 @@ from enum import IntEnum
 import click
 
 from eventlog.cli.output import say
+from eventlog.cli.secrets import hide
 from eventlog.errors import CheckFailedError, DatabaseError, EventLogError, NotFoundError, NotHandledError, UsageError
 
 
@@ -49,6 +50,8 @@ class Report:
 
     as_json: bool
     verbose: bool
+    given: tuple[str, ...] = ()
+    """The command line, whose passwords are hidden."""
 
     def of_ours(self, error: EventLogError) -> Exit:
         """Print one of our errors, and return its exit code."""
@@ -79,11 +82,14 @@ class Report:
 
     def _print(self, error: BaseException, *, code: str, message: str, remedy: str) -> None:
         if self.as_json:
-            said = {"code": code, "message": message, "remedy": remedy}
+            said = {"code": code, "message": self._hide(message), "remedy": self._hide(remedy)}
             say(json.dumps({"error": said}, ensure_ascii=False))
             return
         if self.verbose:
-            say("".join(traceback.format_exception(error)))
-        say(f"Error: {message}")
+            say(self._hide("".join(traceback.format_exception(error))))
+        say(self._hide(f"Error: {message}"))
         if remedy:
-            say(f"  {remedy}")
+            say(self._hide(f"  {remedy}"))
+
+    def _hide(self, text: str) -> str:
+        return hide(text, self.given)

@@ -8,7 +8,7 @@ import msgspec
 from eventlog.cli.event_output import recorded
 from eventlog.cli.ledger_commands import entry_document, position, problem
 from eventlog.cli.opening import opened_database
-from eventlog.cli.options import shared_options
+from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import Column, is_terminal, moment, number, printable, say, show, show_json, show_table, until
 from eventlog.cli.settings import read_settings
 from eventlog.cli.show_command import event_lines
@@ -17,7 +17,7 @@ from eventlog.subscribers.ledger import Entry
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @click.argument("at", metavar="POSITION", type=position)
 @shared_options
 def failure(subscriber: str, at: int) -> None:

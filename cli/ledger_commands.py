@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from eventlog.cli.opening import opened_database
-from eventlog.cli.options import Position, shared_options
+from eventlog.cli.options import Position, shared_options, subscriber_argument
 from eventlog.cli.output import Column, counted, moment, number, say, show, show_items, show_json, show_table, until
 from eventlog.cli.plan import ask
 from eventlog.cli.settings import Settings, read_settings
@@ -41,7 +41,7 @@ _limit = click.option(
 
 
 @click.command()
-@click.argument("subscriber", required=False)
+@subscriber_argument(required=False)
 @click.option(
     "--state",
     "states",
@@ -104,7 +104,7 @@ def failures(
 
 
 @click.command()
-@click.argument("subscriber", required=False)
+@subscriber_argument(required=False)
 @click.argument("positions", metavar="[POSITION]...", type=position, nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All that are open: what happens anyway where nothing is named.")
 @_error
@@ -156,7 +156,7 @@ def retry(
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @click.argument("positions", metavar="[POSITION]...", type=position, nargs=-1)
 @_error
 @_type

@@ -20,6 +20,7 @@ from eventlog.events import Event, Recorded, StoredEvent
 from eventlog.limits import BATCH_EVENTS_MAX
 from eventlog.query import Query
 from eventlog.schema.migrate import SchemaState
+from eventlog.shown_urls import shown_url
 
 
 @click.command()
@@ -37,7 +38,7 @@ def init() -> None:
     with database_errors(log):
         found = initialise(log.database)
     done = {SchemaState.MISSING: "created", SchemaState.OLDER: "upgraded"}.get(found, "unchanged")
-    place = log.engine.url.render_as_string(hide_password=True)
+    place = shown_url(log.engine.url)
     if settings.json:
         show_json({"tables": done, "url": place, "schema": log.database.schema})
         return

@@ -1,6 +1,5 @@
 """The command `eventlog`: its list of commands, each loaded when it is called, and the one way out for errors."""
 
-import difflib
 import io
 import os
 import sys
@@ -9,11 +8,13 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from eventlog.cli.exits import Exit, Report
 from eventlog.cli.options import shared_options
 from eventlog.cli.output import Format
 from eventlog.errors import EventLogError
+from eventlog.nearest import did_you_mean
 
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "The log": {
@@ -59,6 +60,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "types": ("types_commands:types", "List the event types, their versions and counts."),
     },
     "To begin with": {
+        "completion": ("completion:completion", "Print the script that completes `eventlog` in a shell."),
         "demo": ("demo.command:demo", "See it all on a week of real flights out of New York."),
     },
 }
@@ -89,10 +91,16 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _PLACES and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], _PLACES, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(args[0], _PLACES)
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands from the list, without loading any."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        lines = {name: line for section in COMMANDS.values() for name, (_, line) in section.items()}
+        return [CompletionItem(name, help=line) for name, line in lines.items() if name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in COMMANDS.items():
@@ -132,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
-    errors = Report(as_json=_wants_json(given), verbose=bool({"-v", "--verbose"} & set(given)))
+    verbose = bool({"-v", "--verbose"} & set(given))
+    errors = Report(as_json=_wants_json(given), verbose=verbose, given=tuple(given))
     try:
         result = eventlog.main(args=given, prog_name="eventlog", standalone_mode=False, color=_color())
     except (click.Abort, KeyboardInterrupt):

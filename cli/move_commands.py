@@ -21,7 +21,7 @@ from eventlog.cli.move_targets import (
     to_start_option,
 )
 from eventlog.cli.opening import opened_database
-from eventlog.cli.options import shared_options
+from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import say, show, show_json
 from eventlog.cli.plan import ask, show_done, show_plan, show_undone, undone_line
 from eventlog.cli.settings import Settings, read_settings
@@ -77,7 +77,7 @@ _resend = click.option("--resend", is_flag=True, help="Events that were handled 
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @click.option("--to-start", is_flag=True, help="To where it began; a projection's tables are emptied first.")
 @from_option
 @since_option
@@ -116,7 +116,7 @@ def rewind(
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @from_option
 @since_option
 @to_end_option
@@ -146,7 +146,7 @@ def advance(
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @to_start_option
 @from_option
 @since_option
@@ -180,7 +180,7 @@ def seek(
 
 
 @click.command()
-@click.argument("move", metavar="OPERATION|SUBSCRIBER")
+@subscriber_argument("move", metavar="OPERATION|SUBSCRIBER")
 @_shared
 def undo(*, move: str, **how: Unpack[MoveOptions]) -> None:
     """Take a rewind, an advance or a seek back.

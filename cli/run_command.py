@@ -22,6 +22,7 @@ from eventlog.cli.output import Column, counted, number, say, show_json, show_ta
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.clock import SystemClock
 from eventlog.errors import UsageError
+from eventlog.shown_urls import shown_url
 from eventlog.subscribers.app import App
 from eventlog.subscribers.runtime import Runtime
 from eventlog.subscribers.worker import Drained
@@ -75,7 +76,7 @@ def _drain(app: App, only: tuple[str, ...], runtime: Runtime) -> Drained:
 
 def _work(app: App, only: tuple[str, ...], runtime: Runtime) -> Drained:
     worker = app.make_worker(only, runtime=runtime)
-    place = app.engine.url.render_as_string(hide_password=True)
+    place = shown_url(app.engine.url)
     logger.info("running %s on %s as %s", ", ".join(worker.counts), place, runtime.owner)
     worker.start()
     try:

@@ -27,6 +27,7 @@ from eventlog.schema.migrate import NewerSchemaError, SchemaState, current_revis
 from eventlog.schema.migrate import schema_state as read_schema_state
 from eventlog.schema.tables import Tables, check_schema_name
 from eventlog.schema.version import SchemaBusyError
+from eventlog.shown_urls import shown_url
 
 Transaction = Session | Connection
 """What a caller may hand over to have an append happen in his own transaction."""
@@ -234,12 +235,11 @@ def open_database(url_or_engine: str | URL | Engine, *, schema: str) -> Database
     """Choose the database a URL or an engine means. Nothing is connected yet. Raises `UsageError`."""
     try:
         check_schema_name(schema)
-        dialect = _dialect(url_or_engine)
-    except (ValueError, ArgumentError) as error:
+    except ValueError as error:
         raise UsageError(
-            f"the log cannot be opened: {error}",
-            remedy="give a URL like postgresql://user@host/database or sqlite:///events.db",
+            f"the log cannot be opened: {error}", remedy="name it in lower case letters, digits and _"
         ) from error
+    dialect = _dialect(url_or_engine)
     if dialect == "postgresql":
         from eventlog.postgres import PostgresDatabase
 
@@ -277,7 +277,7 @@ def check_schema(database: Database, connection: Connection) -> None:
         raise _too_new(f"{found} > {known_revisions()[-1]}")
     detail = "has no tables" if state is SchemaState.MISSING else "has tables of an earlier release"
     raise SchemaMissingError(
-        f"the log {database.schema!r} {detail} in {database.engine.url.render_as_string(hide_password=True)}",
+        f"the log {database.schema!r} {detail} in {shown_url(database.engine.url)}",
         remedy="run `eventlog init` with this database",
     )
 
@@ -347,7 +347,15 @@ def _dialect(url_or_engine: str | URL | Engine) -> str:
             "the log cannot work on an AsyncEngine: workers and reads are plain functions",
             remedy="give its URL, App(async_engine.url), and hand its sessions to append_async(..., tx=session)",
         )
-    name = make_url(url_or_engine).get_backend_name()
+    try:
+        name = make_url(url_or_engine).get_backend_name()
+    except (ValueError, ArgumentError):
+        # The parser quotes what it could not read, and that may be a part of a password.
+        raise UsageError(
+            "the log cannot be opened: its URL is none",
+            remedy="give one like postgresql://user@host/database or sqlite:///events.db; write special characters of a"
+            " password as %40, %2F and so on",
+        ) from None
     return "postgresql" if name == "postgres" else name
 
 

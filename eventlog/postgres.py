@@ -46,6 +46,7 @@ from eventlog.postgres_doorbell import PostgresBell
 from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
 from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
+from eventlog.shown_urls import shown_url
 
 CONNECT_TIMEOUT_SECONDS = 5
 
@@ -316,7 +317,7 @@ class PostgresDatabase:
         cause = error.orig if isinstance(error, DBAPIError) else error
         if not isinstance(cause, psycopg.Error):
             return None
-        place = self.engine.url.render_as_string(hide_password=True)
+        place = shown_url(self.engine.url)
         if cause.sqlstate is None and "invalid connection option" in str(cause):
             return UsageError(f"{place}: {str(cause).strip()}", remedy="leave the option out of the URL")
         said = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
