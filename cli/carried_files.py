@@ -67,6 +67,8 @@ def writing(name: str, *, overwrite: bool) -> Iterator[Callable[[bytes], None]]:
         yield lambda line: show(line.decode())
         return
     file = Path(name)
+    if file.is_dir():
+        raise UsageError(f"{name} is a folder", remedy="name a file in it, or - for stdout")
     if file.exists() and not overwrite:
         raise RefusedError(f"{name} is there already", remedy="name another file, or say --overwrite")
     part = file.with_name(f"{file.name}.part")

@@ -17,7 +17,7 @@ from eventlog.cli.plan import ask
 from eventlog.cli.progress import Progress, shown_progress
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.cloudevents import cloud_event
-from eventlog.errors import UsageError
+from eventlog.errors import EventLogError, UsageError
 from eventlog.events import StoredEvent
 from eventlog.importing import Imported, Importing, Positions
 from eventlog.log import EventLog
@@ -57,7 +57,7 @@ def export(
     \b
       eventlog export shop.jsonl.zst
       eventlog export --type 'order.*' --since 30d orders.jsonl
-      eventlog export --format cloudevents --source https://shop.example/orders | head -1
+      eventlog export --format cloudevents --source https://shop.example
     """
     settings = read_settings()
     if source is not None and form != "cloudevents":
@@ -68,7 +68,8 @@ def export(
         mark = log.high_water_mark()
         end = mark if until is None else min(until, mark)
         events = log.read_stored(after=beginning, until=end, **narrowed)
-        with _progress(file, max(0, end - beginning), "positions") as progress:
+        total = None if file == PIPE or settings.json else end - beginning
+        with _progress(total, "positions") as progress:
             written = _written(events, _as_lines(log, form, source), write, progress, after=beginning)
     _show_exported(written, settings, file=file, form=form)
 
@@ -90,19 +91,20 @@ def import_events(*, file: str, new_positions: bool, new_versions: bool, dry_run
 
     \b
       eventlog import shop.jsonl.zst --url postgresql://shop@db/shop
-      eventlog export -s order-42 | eventlog import - --url sqlite:///lab.db --new-versions
+      eventlog export -s order-42 | eventlog import - --url sqlite:///lab.db
     """
     settings = read_settings()
     with opened_log(settings) as log, reading(file) as lines:
         importing = Importing(log.database, lines, new_positions=new_positions, new_versions=new_versions)
         if not settings.json:
             _say_positions(importing)
+        total = None if settings.json else lines.size
         if dry_run:
-            _follow(importing.dry_run(), lines)
+            _follow(importing.dry_run(), lines, total)
         else:
             if not importing.into_empty and importing.positions is Positions.NEW:
                 ask("Add the events to a log that is not empty?", yes=yes, dry_run_offered=True)
-            _import(importing, lines)
+            _import(importing, lines, total)
     _show_imported(importing, settings, dry_run=dry_run)
 
 
@@ -147,27 +149,36 @@ def _say_positions(importing: Importing) -> None:
         say("The log is not empty: events get new positions.")
 
 
-def _import(importing: Importing, lines: Lines) -> None:
+def _import(importing: Importing, lines: Lines, total: int | None) -> None:
     try:
-        _follow(importing.run(), lines)
-    except BaseException:
-        if importing.done.read:
-            said = f"{counted(importing.done.imported, 'event')} imported, {number(importing.done.known)} known"
-            say(f"Until then: {said}. The same command goes on there.")
+        _follow(importing.run(), lines, total)
+    except EventLogError as error:
+        error.remedy += _until_then(importing)
+        raise
+    except KeyboardInterrupt:
+        say(f"Left unfinished{_until_then(importing)}")
         raise
 
 
-def _follow(batches: Iterator[Imported], lines: Lines) -> None:
-    with _progress("", lines.size, "bytes") as progress:
+def _until_then(importing: Importing) -> str:
+    done = importing.done
+    if not done.read:
+        return ""
+    known = f", {number(done.known)} were here already" if done.known else ""
+    return f"; {counted(done.imported, 'event')} imported until then{known}: the same command goes on there"
+
+
+def _follow(batches: Iterator[Imported], lines: Lines, total: int | None) -> None:
+    with _progress(total, "bytes") as progress:
         for _ in batches:
             if progress is not None:
                 progress.reached(lines.bytes_read)
 
 
 @contextmanager
-def _progress(file: str, total: int | None, what: str) -> Iterator[Progress | None]:
-    """Show progress where the end is known, and stdout is not the file itself."""
-    if file == PIPE or not total:
+def _progress(total: int | None, what: str) -> Iterator[Progress | None]:
+    """Show progress where the end is known."""
+    if total is None or total <= 0:
         yield None
         return
     with shown_progress(total, what=what) as progress:

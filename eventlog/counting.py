@@ -46,15 +46,17 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def count_types(
-    connection: Connection, database: Database, *, after: int, until: int, split: int = 0, exact_max: int = EXACT_MAX
+    connection: Connection, database: Database, *, after: int, until: int, split: int = 0, exact_max: int | None = None
 ) -> Counted:
     """Count the events of each type, after < position <= until, and those of them up to `split`.
 
-    Costs at most `exact_max` rows, or twenty thousand in two hundred places.
+    Costs at most `exact_max` rows (`EXACT_MAX`), or twenty thousand in two hundred places.
     """
     events = database.tables.events
     between = and_(events.c.position > after, events.c.position <= until)
-    beyond = select(events.c.position).where(between).order_by(events.c.position).offset(exact_max).limit(1)
+    beyond = (
+        select(events.c.position).where(between).order_by(events.c.position).offset(exact_max or EXACT_MAX).limit(1)
+    )
     if connection.execute(beyond).first() is None:
         return Counted(types=_rows(connection, _by_type(events, between, split)), exact=True)
     windows = _points(_anywhere(after, until), "windows")
