@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,12 +13,6 @@ from eventlog.events import Event, caused_by
 from tests.carried_support import exported, line, lines, places
 from tests.cli_support import DEADLINE_SECONDS, Shop, command, on_terminal, ran_to_end
 from tests.log_support import note, notes, opened, wait_until
-
-
-@pytest.fixture
-def lite(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shop:
-    """A shop on SQLite alone: what does not depend on the database."""
-    return Shop.open(tmp_path, sqlite_url, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def other(shop: Shop) -> str:
@@ -67,20 +60,20 @@ def test_an_export_is_imported_into_an_empty_log_at_the_same_places(shop: Shop) 
         assert list(map(but_its_time, exported(log))) == list(map(but_its_time, written))
 
 
-def test_an_export_goes_to_stdout_and_its_summary_to_stderr(lite: Shop) -> None:
-    written = filled(lite)
-    ran = lite.cli("export", "--from", 2)
+def test_an_export_goes_to_stdout_and_its_summary_to_stderr(sqlite_shop: Shop) -> None:
+    written = filled(sqlite_shop)
+    ran = sqlite_shop.cli("export", "--from", 2)
     assert ran.out.encode() == b"".join(written[1:])
     assert ran.err == "Exported 2 events, positions 2 to 3\n"
 
 
-def test_an_export_is_narrowed_down_as_a_read_is(lite: Shop) -> None:
-    with opened(lite.url) as log:
+def test_an_export_is_narrowed_down_as_a_read_is(sqlite_shop: Shop) -> None:
+    with opened(sqlite_shop.url) as log:
         log.append(note("a", stream="x"), note("b", stream="y"), note("c", stream="y"), tags=["late"])
         log.append(Event({"total": 19.5}, type="order.placed", stream="order-1"))
 
     def exports(*options: str) -> list[int]:
-        return [one["position"] for one in lite.cli("export", *options).lines]
+        return [one["position"] for one in sqlite_shop.cli("export", *options).lines]
 
     assert exports("--stream", "y", "--until", "2") == [2]
     assert exports("--where", "total:=19.5") == [4]
@@ -89,68 +82,70 @@ def test_an_export_is_narrowed_down_as_a_read_is(lite: Shop) -> None:
     assert exports("--before", "1h") == []
 
 
-def test_a_name_that_ends_in_zst_is_an_archive(lite: Shop) -> None:
-    written = filled(lite, 50)
-    assert lite.cli("export", "notes.jsonl.zst").code == 0
-    archive = (lite.folder / "notes.jsonl.zst").read_bytes()
+def test_a_name_that_ends_in_zst_is_an_archive(sqlite_shop: Shop) -> None:
+    written = filled(sqlite_shop, 50)
+    assert sqlite_shop.cli("export", "notes.jsonl.zst").code == 0
+    archive = (sqlite_shop.folder / "notes.jsonl.zst").read_bytes()
     assert archive.startswith(b"\x28\xb5\x2f\xfd")
     assert len(archive) < len(b"".join(written)) // 4
-    assert lite.json("import", "notes.jsonl.zst", "--url", other(lite))["imported"] == 50
+    assert sqlite_shop.json("import", "notes.jsonl.zst", "--url", other(sqlite_shop))["imported"] == 50
 
 
 @pytest.mark.parametrize("damage", ["cut", "spoiled"])
-def test_an_archive_that_is_damaged_is_said_to_be(lite: Shop, damage: str) -> None:
-    filled(lite, 50)
-    lite.cli("export", "notes.jsonl.zst")
-    file = lite.folder / "notes.jsonl.zst"
+def test_an_archive_that_is_damaged_is_said_to_be(sqlite_shop: Shop, damage: str) -> None:
+    filled(sqlite_shop, 50)
+    sqlite_shop.cli("export", "notes.jsonl.zst")
+    file = sqlite_shop.folder / "notes.jsonl.zst"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else whole[:40] + b"\0\1\2\3" * 20)
-    ran = lite.cli("import", "notes.jsonl.zst", "--url", other(lite), "-o", "json")
+    ran = sqlite_shop.cli("import", "notes.jsonl.zst", "--url", other(sqlite_shop), "-o", "json")
     assert (ran.code, "cannot be read to its end" in ran.error["message"]) == (2, True)
 
 
 def test_without_a_library_an_archive_is_refused_with_the_way_to_get_one(
-    lite: Shop, monkeypatch: pytest.MonkeyPatch
+    sqlite_shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for library in ("backports.zstd", "compression.zstd"):
         monkeypatch.setitem(sys.modules, library, None)
-    ran = lite.cli("export", "notes.jsonl.zst")
+    ran = sqlite_shop.cli("export", "notes.jsonl.zst")
     assert (ran.code, "pip install 'rewindlog[zstd]'" in ran.err) == (2, True)
-    assert not list(lite.folder.glob("*.zst*"))
+    assert not list(sqlite_shop.folder.glob("*.zst*"))
 
 
 def test_a_file_is_not_overwritten_unasked_and_appears_when_it_is_whole(
-    lite: Shop, monkeypatch: pytest.MonkeyPatch
+    sqlite_shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled(lite)
-    file = lite.folder / "notes.jsonl"
+    filled(sqlite_shop)
+    file = sqlite_shop.folder / "notes.jsonl"
     file.write_text("mine")
-    ran = lite.cli("export", "notes.jsonl")
+    ran = sqlite_shop.cli("export", "notes.jsonl")
     assert (ran.code, "--overwrite" in ran.err, file.read_text()) == (2, True, "mine")
 
     def explode(_event: object) -> bytes:
-        assert (lite.folder / "notes.jsonl.part").exists()
+        assert (sqlite_shop.folder / "notes.jsonl.part").exists()
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:
         patched.setattr("eventlog.cli.carry_commands.event_line", explode)
-        assert lite.cli("export", "notes.jsonl", "--overwrite").code == 1
-    assert (file.read_text(), list(lite.folder.glob("*.part"))) == ("mine", [])
-    assert lite.cli("export", "notes.jsonl", "--overwrite").code == 0
+        assert sqlite_shop.cli("export", "notes.jsonl", "--overwrite").code == 1
+    assert (file.read_text(), list(sqlite_shop.folder.glob("*.part"))) == ("mine", [])
+    assert sqlite_shop.cli("export", "notes.jsonl", "--overwrite").code == 0
     assert file.read_bytes().count(b"\n") == 3
 
 
 @pytest.mark.parametrize("name", ["nowhere/notes.jsonl", "."])
-def test_a_place_that_cannot_be_written_is_refused(lite: Shop, name: str) -> None:
-    assert lite.cli("export", name, "--overwrite").code == 2
+def test_a_place_that_cannot_be_written_is_refused(sqlite_shop: Shop, name: str) -> None:
+    assert sqlite_shop.cli("export", name, "--overwrite").code == 2
 
 
-def test_cloud_events_have_the_attributes_that_are_documented(lite: Shop) -> None:
+def test_cloud_events_have_the_attributes_that_are_documented(sqlite_shop: Shop) -> None:
     """Their names, types and bounds are those of CloudEvents 1.0, which knows neither nesting nor long integers."""
-    with opened(lite.url) as log:
+    with opened(sqlite_shop.url) as log:
         (cause,) = log.append(Event({"total": 19.5}, type="order.placed", stream="order-1", tags=["late"]))
         log.append(note("after"), metadata={"user": "cyd", **caused_by(cause)})
-    first, second = lite.cli("export", "--format", "cloudevents", "--source", "https://shop.example/orders").lines
+    first, second = sqlite_shop.cli(
+        "export", "--format", "cloudevents", "--source", "https://shop.example/orders"
+    ).lines
     assert first == {
         "specversion": "1.0",
         "id": str(cause.id),
@@ -171,52 +166,54 @@ def test_cloud_events_have_the_attributes_that_are_documented(lite: Shop) -> Non
         assert name.isalnum()
         assert name.islower()
         assert name == "data" or isinstance(value, str) or (isinstance(value, int) and value < 2**31)
-    assert lite.cli("export", "--format", "cloudevents").lines[0]["source"] == "/eventlog"
-    assert lite.cli("export", "--source", "https://shop.example").code == 2
+    assert sqlite_shop.cli("export", "--format", "cloudevents").lines[0]["source"] == "/eventlog"
+    assert sqlite_shop.cli("export", "--source", "https://shop.example").code == 2
 
 
-def test_a_log_that_is_not_empty_wants_consent(lite: Shop) -> None:
-    filled(lite)
-    (lite.folder / "more.jsonl").write_bytes(line(1, stream="more", id=1_000))
-    ran = lite.cli("import", "more.jsonl", "-o", "json")
+def test_a_log_that_is_not_empty_wants_consent(sqlite_shop: Shop) -> None:
+    filled(sqlite_shop)
+    (sqlite_shop.folder / "more.jsonl").write_bytes(line(1, stream="more", id=1_000))
+    ran = sqlite_shop.cli("import", "more.jsonl", "-o", "json")
     assert (ran.code, "--yes" in ran.error["remedy"]) == (2, True)
-    assert lite.json("import", "more.jsonl", "--dry-run")["imported"] == 1
-    assert lite.json("import", "more.jsonl", "--yes")["positions"] == "new"
-    assert "The log is not empty: events get new positions." in lite.cli("import", "more.jsonl", "--yes").err
+    assert sqlite_shop.json("import", "more.jsonl", "--dry-run")["imported"] == 1
+    assert sqlite_shop.json("import", "more.jsonl", "--yes")["positions"] == "new"
+    assert "The log is not empty: events get new positions." in sqlite_shop.cli("import", "more.jsonl", "--yes").err
 
 
-def test_consent_is_asked_for_on_a_terminal(lite: Shop) -> None:
-    filled(lite)
-    (lite.folder / "more.jsonl").write_bytes(line(1, stream="more", id=1_000))
-    ran = on_terminal("import", "more.jsonl", cwd=lite.folder, asked="[y/N]", answer=b"n\n")
+def test_consent_is_asked_for_on_a_terminal(sqlite_shop: Shop) -> None:
+    filled(sqlite_shop)
+    (sqlite_shop.folder / "more.jsonl").write_bytes(line(1, stream="more", id=1_000))
+    ran = on_terminal("import", "more.jsonl", cwd=sqlite_shop.folder, asked="[y/N]", answer=b"n\n")
     assert (ran.code, "Nothing was changed." in ran.out) == (2, True)
-    ran = on_terminal("import", "more.jsonl", cwd=lite.folder, asked="[y/N]", answer=b"y\n")
+    ran = on_terminal("import", "more.jsonl", cwd=sqlite_shop.folder, asked="[y/N]", answer=b"y\n")
     assert (ran.code, "new positions 4 to 4" in ran.out) == (0, True)
 
 
-def test_a_broken_line_is_told_with_what_was_imported_before_it(lite: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_line_is_told_with_what_was_imported_before_it(
+    sqlite_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("eventlog.carried.BATCH_EVENTS_MAX", 2)
-    (lite.folder / "notes.jsonl").write_bytes(b"".join([*lines(3), b"{}\n"]))
-    ran = lite.cli("import", "notes.jsonl")
+    (sqlite_shop.folder / "notes.jsonl").write_bytes(b"".join([*lines(3), b"{}\n"]))
+    ran = sqlite_shop.cli("import", "notes.jsonl")
     assert (ran.code, "Error: line 4: " in ran.err) == (2, True)
     assert "; 2 events imported until then: the same command goes on there" in ran.err
-    assert lite.cli("import", "notes.jsonl", "-o", "json").error["code"] == "broken_line"
+    assert sqlite_shop.cli("import", "notes.jsonl", "-o", "json").error["code"] == "broken_line"
 
 
-def test_a_file_that_is_not_there_is_not_found(lite: Shop) -> None:
-    assert lite.cli("import", "nowhere.jsonl").code == 3
-    assert lite.cli("import", ".").code == 2
+def test_a_file_that_is_not_there_is_not_found(sqlite_shop: Shop) -> None:
+    assert sqlite_shop.cli("import", "nowhere.jsonl").code == 3
+    assert sqlite_shop.cli("import", ".").code == 2
 
 
-def test_an_import_reads_a_pipe_and_an_export_writes_one(lite: Shop) -> None:
+def test_an_import_reads_a_pipe_and_an_export_writes_one(sqlite_shop: Shop) -> None:
     """The reader of an export that has enough is no error."""
-    filled(lite, 2_000)
-    url = other(lite)
+    filled(sqlite_shop, 2_000)
+    url = other(sqlite_shop)
     program = " ".join(command())
     piped = f"{program} export | {program} import - --url {url} -o json"
-    ran = ran_to_end(["bash", "-o", "pipefail", "-c", piped], cwd=lite.folder)
+    ran = ran_to_end(["bash", "-o", "pipefail", "-c", piped], cwd=sqlite_shop.folder)
     assert (ran.code, ran.json["imported"]) == (0, 2_000)
-    ran = ran_to_end(["bash", "-o", "pipefail", "-c", f"{program} export | head -1"], cwd=lite.folder)
+    ran = ran_to_end(["bash", "-o", "pipefail", "-c", f"{program} export | head -1"], cwd=sqlite_shop.folder)
     assert (ran.code, len(ran.lines)) == (0, 1)
 
 
@@ -240,14 +237,14 @@ def test_an_import_that_is_killed_goes_on_when_it_is_run_again(shop: Shop) -> No
         assert exported(log) == given
 
 
-def test_control_c_ends_an_import_with_130_and_says_how_to_go_on(lite: Shop) -> None:
+def test_control_c_ends_an_import_with_130_and_says_how_to_go_on(sqlite_shop: Shop) -> None:
     with subprocess.Popen(
-        command("import", "-"), cwd=lite.folder, env=os.environ, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        command("import", "-"), cwd=sqlite_shop.folder, env=os.environ, stdin=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
         assert running.stdin is not None
         running.stdin.write(b"".join(lines(1_100)))
         running.stdin.flush()
-        with opened(lite.url) as log:
+        with opened(sqlite_shop.url) as log:
             wait_until(lambda: log.head() >= 1_000, what="the first batch")
         running.send_signal(signal.SIGINT)
         _, complaint = running.communicate(timeout=DEADLINE_SECONDS)
