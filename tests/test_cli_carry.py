@@ -1,18 +1,29 @@
 """`export` and `import` as they are typed: files, pipes, archives, consent, and what is left of one that was killed."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from eventlog.cli.carried_files import Lines
 from eventlog.events import Event, caused_by
 from tests.carried_support import exported, line, lines, places
 from tests.cli_support import DEADLINE_SECONDS, Shop, command, on_terminal, ran_to_end
 from tests.log_support import note, notes, opened, wait_until
+
+
+@pytest.fixture
+def postgres_shop(
+    tmp_path: Path, postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shop:
+    return Shop.open(tmp_path, postgres_database_url, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def other(shop: Shop) -> str:
@@ -183,8 +194,6 @@ def test_a_log_that_is_not_empty_wants_consent(sqlite_shop: Shop) -> None:
 def test_consent_is_asked_for_on_a_terminal(sqlite_shop: Shop) -> None:
     filled(sqlite_shop)
     (sqlite_shop.folder / "more.jsonl").write_bytes(line(1, stream="more", id=1_000))
-    ran = on_terminal("import", "more.jsonl", cwd=sqlite_shop.folder, asked="[y/N]", answer=b"n\n")
-    assert (ran.code, "Nothing was changed." in ran.out) == (2, True)
     ran = on_terminal("import", "more.jsonl", cwd=sqlite_shop.folder, asked="[y/N]", answer=b"y\n")
     assert (ran.code, "new positions 4 to 4" in ran.out) == (0, True)
 
@@ -205,21 +214,21 @@ def test_a_file_that_is_not_there_is_not_found(sqlite_shop: Shop) -> None:
     assert sqlite_shop.cli("import", ".").code == 2
 
 
-def test_an_import_reads_a_pipe_and_an_export_writes_one(sqlite_shop: Shop) -> None:
-    """The reader of an export that has enough is no error."""
+def test_an_import_reads_stdin(sqlite_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"".join(lines(3)))))
+    assert sqlite_shop.json("import", "-")["imported"] == 3
+
+
+def test_the_reader_of_an_export_that_has_enough_is_no_error(sqlite_shop: Shop) -> None:
     filled(sqlite_shop, 2_000)
-    url = other(sqlite_shop)
-    program = " ".join(command())
-    piped = f"{program} export | {program} import - --url {url} -o json"
-    ran = ran_to_end(["bash", "-o", "pipefail", "-c", piped], cwd=sqlite_shop.folder)
-    assert (ran.code, ran.json["imported"]) == (0, 2_000)
-    ran = ran_to_end(["bash", "-o", "pipefail", "-c", f"{program} export | head -1"], cwd=sqlite_shop.folder)
+    exporting = " ".join(command("export"))
+    ran = ran_to_end(["bash", "-o", "pipefail", "-c", f"{exporting} | head -1"], cwd=sqlite_shop.folder)
     assert (ran.code, len(ran.lines)) == (0, 1)
 
 
-def test_an_import_that_is_killed_goes_on_when_it_is_run_again(shop: Shop) -> None:
+def test_an_import_that_is_killed_goes_on_when_it_is_run_again(postgres_shop: Shop) -> None:
     """Killed with one batch committed and part of the next one read; positions are kept to the end."""
-    given = lines(1_500)
+    shop, given = postgres_shop, lines(1_500)
     with opened(shop.url) as log:
         with subprocess.Popen(
             command("import", "-"), cwd=shop.folder, env=os.environ, stdin=subprocess.PIPE
@@ -237,16 +246,16 @@ def test_an_import_that_is_killed_goes_on_when_it_is_run_again(shop: Shop) -> No
         assert exported(log) == given
 
 
-def test_control_c_ends_an_import_with_130_and_says_how_to_go_on(sqlite_shop: Shop) -> None:
-    with subprocess.Popen(
-        command("import", "-"), cwd=sqlite_shop.folder, env=os.environ, stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as running:
-        assert running.stdin is not None
-        running.stdin.write(b"".join(lines(1_100)))
-        running.stdin.flush()
-        with opened(sqlite_shop.url) as log:
-            wait_until(lambda: log.head() >= 1_000, what="the first batch")
-        running.send_signal(signal.SIGINT)
-        _, complaint = running.communicate(timeout=DEADLINE_SECONDS)
-    assert running.returncode == 130
-    assert b"Left unfinished; 1,000 events imported until then: the same command goes on there" in complaint
+def test_control_c_ends_an_import_with_130_and_says_how_to_go_on(
+    sqlite_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(lines_read: Lines) -> Iterator[bytes]:
+        yield from lines(2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eventlog.carried.BATCH_EVENTS_MAX", 1)
+    monkeypatch.setattr(Lines, "__iter__", interrupted)
+    (sqlite_shop.folder / "notes.jsonl").touch()
+    ran = sqlite_shop.cli("import", "notes.jsonl")
+    assert ran.code == 130
+    assert "Left unfinished; 2 events imported until then: the same command goes on there" in ran.err

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from eventlog.errors import IdConflictError, WrongExpectedVersionError
 from eventlog.ids import new_id
+from eventlog.importing import Importing
 from eventlog.log import EventLog
 from eventlog.postgres_pooler import Pooler
 from eventlog.subscribers import control
@@ -24,6 +25,7 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.status import read_status
+from tests.carried_support import lines
 from tests.clients import clients
 from tests.log_support import at_once, engine_of, errors_of, everything, note, notes, opened, said
 from tests.log_writers import run_race
@@ -133,6 +135,13 @@ def exercise(log: EventLog) -> None:
 
 def test_appends_and_reads_are_as_without_it(log: EventLog) -> None:
     exercise(log)
+
+
+def test_an_import_keeps_positions(pooled_url: str) -> None:
+    with opened(pooled_url) as log:
+        for _ in Importing(log.database, lines(3)).run():
+            pass
+        assert [one.position for one in log.append(note("next"))] == [4]
 
 
 def test_engines_as_a_service_makes_them_serve_too(pooled_url: str) -> None:
