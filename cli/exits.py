@@ -14,7 +14,8 @@ from enum import IntEnum
 import click
 
 from eventlog.cli.output import say
-from eventlog.errors import DatabaseError, EventLogError, NotFoundError, UsageError
+from eventlog.cli.secrets import hide
+from eventlog.errors import CheckFailedError, DatabaseError, EventLogError, NotFoundError, NotHandledError, UsageError
 
 
 class Exit(IntEnum):
@@ -33,6 +34,8 @@ _BY_BRANCH: tuple[tuple[type[EventLogError], Exit], ...] = (
     (DatabaseError, Exit.DATABASE),
     (NotFoundError, Exit.NOT_FOUND),
     (UsageError, Exit.REFUSED),
+    (CheckFailedError, Exit.CHECK_FAILED),
+    (NotHandledError, Exit.CHECK_FAILED),
 )
 
 
@@ -47,6 +50,8 @@ class Report:
 
     as_json: bool
     verbose: bool
+    given: tuple[str, ...] = ()
+    """The command line, whose passwords are hidden."""
 
     def of_ours(self, error: EventLogError) -> Exit:
         """Print one of our errors, and return its exit code."""
@@ -77,11 +82,14 @@ class Report:
 
     def _print(self, error: BaseException, *, code: str, message: str, remedy: str) -> None:
         if self.as_json:
-            said = {"code": code, "message": message, "remedy": remedy}
+            said = {"code": code, "message": self._hide(message), "remedy": self._hide(remedy)}
             say(json.dumps({"error": said}, ensure_ascii=False))
             return
         if self.verbose:
-            say("".join(traceback.format_exception(error)))
-        say(f"Error: {message}")
+            say(self._hide("".join(traceback.format_exception(error))))
+        say(self._hide(f"Error: {message}"))
         if remedy:
-            say(f"  {remedy}")
+            say(self._hide(f"  {remedy}"))
+
+    def _hide(self, text: str) -> str:
+        return hide(text, self.given)

@@ -1,24 +1,27 @@
 """`failures`, `retry`, `skip`: the ledger, entry by entry."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import click
 import msgspec
 
 from eventlog.cli.opening import opened_database
-from eventlog.cli.options import Position, shared_options
-from eventlog.cli.output import Column, counted, number, say, show, show_items, show_json, show_table, until
+from eventlog.cli.options import Position, shared_options, subscriber_argument
+from eventlog.cli.output import Column, counted, moment, number, say, show, show_items, show_json, show_table, until
 from eventlog.cli.plan import ask
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.errors import UsageError
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers import control
+from eventlog.subscribers.control.ledger import ENTRIES_MAX
+from eventlog.subscribers.failed import ErrorGroup, Sought, read_entries, read_errors
 from eventlog.subscribers.ledger import Entry, EntryState
-from eventlog.subscribers.status import read_failures
 
 FAILURES_SHOWN = 1_000
 ENTRIES_NAMED = 20
+KINDS_NAMED = 10
 
 position = Position(min=1)
 
@@ -26,10 +29,19 @@ _error = click.option(
     "--error", metavar="TEXT", help="Only failures with this fingerprint, or with this in the error's type or message."
 )
 _type = click.option("--type", "event_type", metavar="PATTERN", help="Only failures of these types of events.")
+_limit = click.option(
+    "-n",
+    "--limit",
+    metavar="COUNT",
+    type=click.IntRange(min=1, max=ENTRIES_MAX),
+    default=ENTRIES_MAX,
+    show_default=True,
+    help="At most so many.",
+)
 
 
 @click.command()
-@click.argument("subscriber", required=False)
+@subscriber_argument(required=False)
 @click.option(
     "--state",
     "states",
@@ -38,6 +50,13 @@ _type = click.option("--type", "event_type", metavar="PATTERN", help="Only failu
     help="Only failures that stand so; those that are open otherwise.",
 )
 @click.option("--all", "every", is_flag=True, help="Closed ones as well.")
+@_error
+@_type
+@click.option(
+    "--group-by",
+    type=click.Choice(["error"]),
+    help="Count them by what went wrong, the most frequent first.",
+)
 @click.option(
     "-n",
     "--limit",
@@ -48,32 +67,49 @@ _type = click.option("--type", "event_type", metavar="PATTERN", help="Only failu
     help="At most so many.",
 )
 @shared_options
-def failures(subscriber: str | None, states: tuple[str, ...], every: bool, limit: int) -> None:
+def failures(
+    *,
+    subscriber: str | None,
+    states: tuple[str, ...],
+    every: bool,
+    error: str | None,
+    event_type: str | None,
+    group_by: str | None,
+    limit: int,
+) -> None:
     """List the events whose handler failed.
 
-    Of one subscriber, or of all; those that are open, unless others are asked for.
+    Of one subscriber, or of all; those that are open, unless others are asked for. `eventlog failure` shows one in
+    full.
 
     \b
       eventlog failures
-      eventlog failures mail --state parked --output json
+      eventlog failures --group-by error
+      eventlog failures mail --state parked --type "order.*" --output json
     """
     settings = read_settings()
     wanted = () if every else (states or OPEN_STATES)
+    sought = Sought(subscriber=subscriber, states=tuple(wanted), error=error, event_type=event_type)
     with opened_database(settings, subscriber) as database:
-        found = read_failures(database, subscriber=subscriber, states=wanted, limit=limit + 1)
-    if settings.json:
-        show_items("failures", map(_as_document, found[:limit]), settings.output)
-    else:
-        _show_failures(found[:limit])
-    if len(found) > limit:
+        if group_by is not None:
+            errors = read_errors(database, sought, limit=limit + 1)
+            more = len(errors) > limit
+            _show_errors(errors[:limit], settings)
+        else:
+            found = read_entries(database, sought, limit=limit + 1)
+            more = len(found) > limit
+            _show_failures(found[:limit], settings)
+    if more:
         say(f"There are more than {number(limit)}; --limit shows more of them.")
 
 
 @click.command()
-@click.argument("subscriber", required=False)
+@subscriber_argument(required=False)
 @click.argument("positions", metavar="[POSITION]...", type=position, nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All that are open: what happens anyway where nothing is named.")
 @_error
 @_type
+@_limit
 @click.option("--dry-run", is_flag=True, help="Show which they are, and change nothing.")
 @click.option("--reason", help="Why, for the record.")
 @shared_options
@@ -81,8 +117,10 @@ def retry(
     *,
     subscriber: str | None,
     positions: tuple[int, ...],
+    every: bool,
     error: str | None,
     event_type: str | None,
+    limit: int,
     dry_run: bool,
     reason: str | None,
 ) -> None:
@@ -95,13 +133,22 @@ def retry(
     \b
       eventlog retry
       eventlog retry mail 4711 4712
-      eventlog retry mail --error ConnectionError --type "order.*"
+      eventlog retry mail --error ConnectionError --type "order.*" --limit 10
     """
     settings = read_settings()
     _check_choice(positions, error, event_type)
+    if every and (positions or error is not None or event_type is not None):
+        raise UsageError("--all means every open failure", remedy="leave it out where some of them are named")
     with opened_database(settings, subscriber) as database:
         done = control.retry(
-            database, subscriber, positions, error=error, event_type=event_type, reason=reason, dry_run=dry_run
+            database,
+            subscriber,
+            positions,
+            error=error,
+            event_type=event_type,
+            limit=limit,
+            reason=reason,
+            dry_run=dry_run,
         )
     _show_changed(done, settings, what="due now", dry_run=dry_run)
     if done.operation is not None and not settings.json:
@@ -109,10 +156,11 @@ def retry(
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @click.argument("positions", metavar="[POSITION]...", type=position, nargs=-1)
 @_error
 @_type
+@_limit
 @click.option("--reason", required=True, help="Why, for the record.")
 @click.option("--dry-run", is_flag=True, help="Show which they are, and change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do it unasked.")
@@ -123,6 +171,7 @@ def skip(
     positions: tuple[int, ...],
     error: str | None,
     event_type: str | None,
+    limit: int,
     reason: str,
     dry_run: bool,
     yes: bool,
@@ -140,14 +189,21 @@ def skip(
     _check_choice(positions, error, event_type)
     with opened_database(settings, subscriber) as database:
         skip_them = partial(
-            control.skip, database, subscriber, positions, error=error, event_type=event_type, reason=reason
+            control.skip,
+            database,
+            subscriber,
+            positions,
+            error=error,
+            event_type=event_type,
+            limit=limit,
+            reason=reason,
         )
         plan = skip_them(dry_run=True)
         if dry_run:
             _show_changed(plan, settings, what="skipped", dry_run=True)
             return
         if not settings.json:
-            _name(plan.entries)
+            _show_plan(plan, say)
         ask(f"Give up {counted(len(plan.entries), 'failure')} of {subscriber}?", yes=yes, dry_run_offered=True)
         done = skip_them()
     _show_changed(done, settings, what="skipped", dry_run=False)
@@ -160,7 +216,10 @@ def _check_choice(positions: tuple[int, ...], error: str | None, event_type: str
         )
 
 
-def _show_failures(found: Sequence[Entry]) -> None:
+def _show_failures(found: Sequence[Entry], settings: Settings) -> None:
+    if settings.json:
+        show_items("failures", map(entry_document, found), settings.output)
+        return
     if not found:
         say("No failures.")
         return
@@ -179,16 +238,45 @@ def _show_failures(found: Sequence[Entry]) -> None:
         say("`eventlog retry` makes open ones due again; `eventlog skip` gives them up.")
 
 
+def _show_errors(found: Sequence[ErrorGroup], settings: Settings) -> None:
+    if settings.json:
+        show_items("errors", found, settings.output)
+        return
+    if not found:
+        say("No failures.")
+        return
+    columns = [
+        Column(title="subscriber"),
+        Column(title="count", right=True),
+        Column(title="first"),
+        Column(title="last"),
+        Column(title="example", right=True),
+        Column(title="fingerprint"),
+        Column(title="error", wraps=True),
+    ]
+    show_table(columns, [_error_row(one) for one in found])
+    example = found[0]
+    say(f"`eventlog failure {example.subscriber} {example.position}` shows one in full;")
+    say(f"`eventlog retry {example.subscriber} --error {example.fingerprint}` makes all of that kind due.")
+
+
+def _error_row(one: ErrorGroup) -> tuple[str, ...]:
+    times = moment(one.first_failed_at), moment(one.last_failed_at)
+    return one.subscriber, number(one.count), *times, number(one.position), one.fingerprint, problem(one)
+
+
 def _as_row(entry: Entry) -> tuple[str, ...]:
     numbers = number(entry.position), entry.state, number(entry.attempts), until(entry.next_attempt_at)
-    return (entry.subscriber, *numbers, _problem(entry))
+    return (entry.subscriber, *numbers, problem(entry))
 
 
-def _problem(entry: Entry) -> str:
-    return f"{entry.error_type}: {entry.message}" if entry.message else entry.error_type
+def problem(failed: Entry | ErrorGroup) -> str:
+    """Write what went wrong on one line."""
+    return f"{failed.error_type}: {failed.message}" if failed.message else failed.error_type
 
 
-def _as_document(entry: Entry) -> dict[str, object]:
+def entry_document(entry: Entry) -> dict[str, object]:
+    """Make the document of an entry, without what only workers need."""
     internal = ("partition", "round", "revision", "redelivery")
     return {name: value for name, value in msgspec.structs.asdict(entry).items() if name not in internal}
 
@@ -197,21 +285,28 @@ def _show_changed(done: control.Changed, settings: Settings, *, what: str, dry_r
     changed = 0 if dry_run else len(done.entries)
     if settings.json:
         places = [{"subscriber": entry.subscriber, "position": entry.position} for entry in done.entries]
-        show_json({"changed": changed, "dry_run": dry_run, "failures": places, "operation": done.operation})
+        document = {"changed": changed, "dry_run": dry_run, "failures": places, "operation": done.operation}
+        show_json({**document, "more": done.more})
         return
     if dry_run:
-        _name(done.entries)
+        _show_plan(done, show)
         show(f"{counted(len(done.entries), 'failure')} would be {what}; nothing was changed.")
     elif not done.entries:
         show("There is no open failure; nothing was changed.")
     else:
         show(f"{counted(changed, 'failure')} {what}.")
-        if done.more:
-            say("There are more: do it once more for the others.")
+    if done.more:
+        say("There are more: do it once more for the others.")
 
 
-def _name(entries: Sequence[Entry]) -> None:
-    for entry in entries[:ENTRIES_NAMED]:
-        say(f"  {entry.subscriber} {number(entry.position)}: {entry.state}, {_problem(entry)[:100]}")
-    if len(entries) > ENTRIES_NAMED:
-        say(f"  and {number(len(entries) - ENTRIES_NAMED)} more")
+def _show_plan(plan: control.Changed, line: Callable[[str], None]) -> None:
+    """Count the entries by what went wrong where there are several kinds, and name the first."""
+    kinds = Counter((entry.subscriber, entry.fingerprint) for entry in plan.entries)
+    if len(kinds) > 1:
+        examples = {(entry.subscriber, entry.fingerprint): entry for entry in reversed(plan.entries)}
+        for kind, count in kinds.most_common(KINDS_NAMED):
+            line(f"  {number(count):>9}  {kind[0]} {problem(examples[kind])[:100]}")
+    for entry in plan.entries[:ENTRIES_NAMED]:
+        line(f"  {entry.subscriber} {number(entry.position)}: {entry.state}, {problem(entry)[:100]}")
+    if len(plan.entries) > ENTRIES_NAMED:
+        line(f"  and {number(len(plan.entries) - ENTRIES_NAMED)} more")

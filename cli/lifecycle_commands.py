@@ -5,7 +5,7 @@ import msgspec
 
 from eventlog.cli.exits import Exit
 from eventlog.cli.opening import opened_database
-from eventlog.cli.options import shared_options
+from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import counted, number, say, show, show_json
 from eventlog.cli.plan import ask
 from eventlog.cli.settings import read_settings
@@ -17,7 +17,7 @@ _yes = click.option("-y", "--yes", is_flag=True, help="Do it unasked.")
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @_reason
 @click.option(
     "--timeout",
@@ -57,7 +57,7 @@ def pause(subscriber: str, reason: str | None, timeout: float) -> int:
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @_reason
 @shared_options
 def resume(subscriber: str, reason: str | None) -> None:
@@ -78,7 +78,7 @@ def resume(subscriber: str, reason: str | None) -> None:
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @click.argument("count", metavar="NUMBER", type=click.IntRange(min=1))
 @_reason
 @_dry_run
@@ -111,7 +111,7 @@ def partitions(subscriber: str, count: int, reason: str | None, dry_run: bool, y
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @click.argument("new_name")
 @_reason
 @_dry_run
@@ -142,7 +142,7 @@ def rename(subscriber: str, new_name: str, reason: str | None, dry_run: bool, ye
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @_reason
 @_dry_run
 @_yes

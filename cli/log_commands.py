@@ -2,25 +2,25 @@
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import click
 
+from eventlog.cli.event_filters import FilterOptions, begin, filter_options, filters, range_options
 from eventlog.cli.event_output import json_line, table_lines
 from eventlog.cli.following import follow
 from eventlog.cli.opening import database_errors, load_app, named_log, opened_log
 from eventlog.cli.options import Position, shared_options
 from eventlog.cli.output import Column, counted, number, say, show, show_items, show_json, show_table
 from eventlog.cli.parsing import event_id, expected_version, json_lines, json_value, pairs
-from eventlog.cli.parsing import since as moment_of
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.database import initialise
 from eventlog.errors import UsageError
 from eventlog.events import Event, Recorded, StoredEvent
 from eventlog.limits import BATCH_EVENTS_MAX
 from eventlog.query import Query
-from eventlog.reading import Filters
 from eventlog.schema.migrate import SchemaState
+from eventlog.shown_urls import shown_url
 
 
 @click.command()
@@ -38,7 +38,7 @@ def init() -> None:
     with database_errors(log):
         found = initialise(log.database)
     done = {SchemaState.MISSING: "created", SchemaState.OLDER: "upgraded"}.get(found, "unchanged")
-    place = log.engine.url.render_as_string(hide_password=True)
+    place = shown_url(log.engine.url)
     if settings.json:
         show_json({"tables": done, "url": place, "schema": log.database.schema})
         return
@@ -117,17 +117,8 @@ def append(
 
 
 @click.command()
-@click.option("--after", metavar="POSITION", type=Position(min=0), help="Only events after this position.")
-@click.option(
-    "--from", "from_position", metavar="POSITION", type=Position(min=1), help="Only events from this position on."
-)
-@click.option("--until", metavar="POSITION", type=Position(min=0), help="Only events up to this position, and with it.")
-@click.option("-t", "--type", "types", metavar="PATTERN", multiple=True, help="Only these types: flight.*, flight.**")
-@click.option("-s", "--stream", help="Only events of this stream.")
-@click.option("--stream-prefix", metavar="TEXT", help="Only events of streams whose name begins so.")
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only events that carry this tag; given twice, both.")
-@click.option("--since", metavar="TIME", help="Only events recorded then or later: 2h, or an ISO time.")
-@click.option("--before", metavar="TIME", help="Only events recorded before then.")
+@range_options
+@filter_options
 @click.option("--backwards", is_flag=True, help="The last ones first.")
 @click.option("-n", "--limit", metavar="COUNT", type=click.IntRange(min=0), help="At most so many events.")
 @click.option("-f", "--follow", "follows", is_flag=True, help="Go on with events as they come, until ^C.")
@@ -140,12 +131,7 @@ def read(
     backwards: bool,
     limit: int | None,
     follows: bool,
-    types: tuple[str, ...],
-    stream: str | None,
-    stream_prefix: str | None,
-    tags: tuple[str, ...],
-    since: str | None,
-    before: str | None,
+    **given: Unpack[FilterOptions],
 ) -> None:
     """Read events in the order of the log.
 
@@ -159,28 +145,20 @@ def read(
       eventlog read --type 'order.*' --limit 20
       eventlog read --stream order-42 --output jsonl | jq .data
       eventlog read --tag customer:ada --since 2h --backwards
+      eventlog read --type order.placed --where customer=ada --where total:=19.5
       eventlog read --follow --from 4711 --output jsonl
     """
-    if after is not None and from_position is not None:
-        raise UsageError("--after and --from both say where to begin", remedy="give one; --from 5 is --after 4")
-    begin = from_position - 1 if from_position is not None else after
+    beginning = begin(after, from_position)
     settings = read_settings()
-    filters = Filters(
-        types=types,
-        stream=stream,
-        stream_prefix=stream_prefix,
-        tags=tags,
-        since=None if since is None else moment_of(since),
-        before=None if before is None else moment_of(before),
-    )
+    narrowed = filters(given)
     if follows:
-        _refuse_an_end(until=until, before=before, backwards=backwards)
+        _refuse_an_end(until=until, before=given["before"], backwards=backwards)
         with opened_log(settings) as log:
-            follow(log, after=begin, last=limit, as_json=settings.json, **filters)
+            follow(log, after=beginning, last=limit, as_json=settings.json, **narrowed)
         return
     with opened_log(settings) as log:
         # Undecoded on purpose: what is stored is shown, whatever classes an app has declared in this process.
-        events = log.read_stored(after=begin or 0, until=until, limit=limit, backwards=backwards, **filters)
+        events = log.read_stored(after=beginning or 0, until=until, limit=limit, backwards=backwards, **narrowed)
         if settings.json:
             for event in events:
                 show(json_line(event))

@@ -1,6 +1,5 @@
 """The command `eventlog`: its list of commands, each loaded when it is called, and the one way out for errors."""
 
-import difflib
 import io
 import os
 import sys
@@ -9,11 +8,13 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from eventlog.cli.exits import Exit, Report
 from eventlog.cli.options import shared_options
 from eventlog.cli.output import Format
 from eventlog.errors import EventLogError
+from eventlog.nearest import did_you_mean
 
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "The log": {
@@ -21,6 +22,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "append": ("log_commands:append", "Append events to a stream."),
         "read": ("log_commands:read", "Read events in the order of the log."),
         "show": ("show_command:show_event", "Show one event in full, and what belongs to it."),
+        "streams": ("census_commands:streams", "List the streams of the last events, the newest first."),
+        "stats": ("census_commands:stats", "Show how large the log is, and how fast it grows."),
+        "export": ("carry_commands:export", "Write events to a file, one a line, as JSON."),
+        "import": ("carry_commands:import_events", "Import events that `eventlog export` has written."),
         "schema": ("schema_commands:schema", "Tell or write down at which revision the tables are."),
     },
     "Subscribers": {
@@ -39,6 +44,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Failures": {
         "failures": ("ledger_commands:failures", "List the events whose handler failed."),
+        "failure": ("failure_command:failure", "Show one failure in full: the event, every attempt, the traceback."),
         "retry": ("ledger_commands:retry", "Make failures due now; a worker runs them."),
         "skip": ("ledger_commands:skip", "Give failures up, with a reason."),
     },
@@ -56,6 +62,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "types": ("types_commands:types", "List the event types, their versions and counts."),
     },
     "To begin with": {
+        "completion": ("completion:completion", "Print the script that completes `eventlog` in a shell."),
         "demo": ("demo.command:demo", "See it all on a week of real flights out of New York."),
     },
 }
@@ -86,10 +93,16 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _PLACES and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], _PLACES, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(args[0], _PLACES)
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands from the list, without loading any."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        lines = {name: line for section in COMMANDS.values() for name, (_, line) in section.items()}
+        return [CompletionItem(name, help=line) for name, line in lines.items() if name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in COMMANDS.items():
@@ -129,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
-    errors = Report(as_json=_wants_json(given), verbose=bool({"-v", "--verbose"} & set(given)))
+    verbose = bool({"-v", "--verbose"} & set(given))
+    errors = Report(as_json=_wants_json(given), verbose=verbose, given=tuple(given))
     try:
         result = eventlog.main(args=given, prog_name="eventlog", standalone_mode=False, color=_color())
     except (click.Abort, KeyboardInterrupt):

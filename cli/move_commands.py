@@ -1,29 +1,37 @@
 """`rewind`, `advance`, `seek` and `undo`: moving a subscriber's checkpoint, and taking that back."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack
 
 import click
 import msgspec
 
+from eventlog.cli.catching_up import wait_until_caught_up
+from eventlog.cli.move_targets import (
+    Resolver,
+    Target,
+    by_option,
+    from_option,
+    resolver,
+    since_option,
+    to_end_option,
+    to_failure_option,
+    to_start_option,
+)
 from eventlog.cli.opening import opened_database
-from eventlog.cli.options import Position, shared_options
-from eventlog.cli.output import moment, say, show, show_json
-from eventlog.cli.parsing import since as parse_since
-from eventlog.cli.plan import ask, show_done, show_plan, undone_line
+from eventlog.cli.options import shared_options, subscriber_argument
+from eventlog.cli.output import say, show, show_json
+from eventlog.cli.plan import ask, show_done, show_plan, show_undone, undone_line
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.database import Database
-from eventlog.errors import RefusedError, UsageError
+from eventlog.errors import RefusedError
 from eventlog.projections.rebuild import owns_tables, rebuild_in_place
 from eventlog.subscribers import control
-from eventlog.subscribers.control.moves import Resolve
 from eventlog.subscribers.registration import read_subscriber
 
 C = TypeVar("C", bound=Callable[..., Any])
-
-Resolver = Callable[[Database], Resolve]
-"""What was typed, still to be asked of a database."""
 
 
 class Deed(Protocol):
@@ -32,19 +40,19 @@ class Deed(Protocol):
     def __call__(self, *, dry_run: bool) -> control.Move: ...
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """The places a move may be given; one of them has to be."""
+class MoveOptions(TypedDict):
+    """How a move is to be made, whichever it is."""
 
-    to_start: bool = False
-    from_position: int | None = None
-    since: str | None = None
-    to_failure: bool = False
-    to_end: bool = False
+    reason: str | None
+    dry_run: bool
+    yes: bool
+    wait: bool
+    timeout: float | None
 
 
 def _shared(command: C) -> C:
     """The options of every move, but for where to."""
-    for option in reversed(_OPTIONS):
+    for option in reversed((*_OPTIONS, *_WAITING)):
         command = option(command)
     return shared_options(command)
 
@@ -55,23 +63,26 @@ _OPTIONS = (
     click.option("-y", "--yes", is_flag=True, help="Do it unasked."),
 )
 
-_from = click.option(
-    "--from", "from_position", metavar="POSITION", type=Position(min=1), help="The position to be delivered next."
+_WAITING = (
+    click.option("--wait", is_flag=True, help="Return when it has caught up; workers have to run."),
+    click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0),
+        help="With --wait: for how long at most.  [default: as long as it takes]",
+    ),
 )
-_since = click.option(
-    "--since", metavar="TIME", help="To the first event recorded since: 2h, 3d, 2026-01-31T09:30+01:00."
-)
+
 _resend = click.option("--resend", is_flag=True, help="Events that were handled before shall be handled again.")
-_to_start = click.option("--to-start", is_flag=True, help="To where it began.")
-_to_end = click.option("--to-end", is_flag=True, help="To the high-water mark: what is there is passed over.")
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @click.option("--to-start", is_flag=True, help="To where it began; a projection's tables are emptied first.")
-@_from
-@_since
-@click.option("--to-failure", is_flag=True, help="To just before the first open failure.")
+@from_option
+@since_option
+@by_option
+@to_failure_option
 @_resend
 @_shared
 def rewind(
@@ -80,11 +91,10 @@ def rewind(
     to_start: bool,
     from_position: int | None,
     since: str | None,
+    by: int | None,
     to_failure: bool,
     resend: bool,
-    reason: str | None,
-    dry_run: bool,
-    yes: bool,
+    **how: Unpack[MoveOptions],
 ) -> None:
     """Move a subscriber back, so that events are delivered again.
 
@@ -95,20 +105,21 @@ def rewind(
       eventlog rewind board --to-start
       eventlog rewind mail --from 900 --dry-run
       eventlog rewind mail --since 2h --resend --reason "the server lost them"
+      eventlog rewind mail --by 10 --resend --yes --wait
     """
     settings = read_settings()
-    target = Target(to_start=to_start, from_position=from_position, since=since, to_failure=to_failure)
-    resolver = _resolver(target, "a rewind", settings=settings)
+    target = Target(to_start=to_start, from_position=from_position, since=since, by=by, to_failure=to_failure)
+    to = resolver(target, "a rewind", settings=settings)
     with opened_database(settings, subscriber) as database:
-        deed = _rewind_deed(database, subscriber, resolver, to_start=to_start, resend=resend, reason=reason)
-        _carry_out(deed, settings, resend=resend, dry_run=dry_run, yes=yes)
+        deed = _rewind_deed(database, subscriber, to, to_start=to_start, resend=resend, reason=how["reason"])
+        _carry_out(deed, database, settings, resend=resend, how=how)
 
 
 @click.command()
-@click.argument("subscriber")
-@_from
-@_since
-@_to_end
+@subscriber_argument()
+@from_option
+@since_option
+@to_end_option
 @_shared
 def advance(
     *,
@@ -116,9 +127,7 @@ def advance(
     from_position: int | None,
     since: str | None,
     to_end: bool,
-    reason: str | None,
-    dry_run: bool,
-    yes: bool,
+    **how: Unpack[MoveOptions],
 ) -> None:
     """Move a subscriber forward: what lies between is not delivered to it.
 
@@ -130,18 +139,18 @@ def advance(
     """
     settings = read_settings()
     target = Target(from_position=from_position, since=since, to_end=to_end)
-    resolver = _resolver(target, "an advance", settings=settings)
+    to = resolver(target, "an advance", settings=settings)
     with opened_database(settings, subscriber) as database:
-        deed = partial(control.advance, database, subscriber, resolver(database), reason=reason)
-        _carry_out(deed, settings, resend=True, dry_run=dry_run, yes=yes)
+        deed = partial(control.advance, database, subscriber, to(database), reason=how["reason"])
+        _carry_out(deed, database, settings, resend=True, how=how)
 
 
 @click.command()
-@click.argument("subscriber")
-@_to_start
-@_from
-@_since
-@_to_end
+@subscriber_argument()
+@to_start_option
+@from_option
+@since_option
+@to_end_option
 @_resend
 @_shared
 def seek(
@@ -152,9 +161,7 @@ def seek(
     since: str | None,
     to_end: bool,
     resend: bool,
-    reason: str | None,
-    dry_run: bool,
-    yes: bool,
+    **how: Unpack[MoveOptions],
 ) -> None:
     """Move a subscriber to a place, whichever way that is.
 
@@ -166,16 +173,16 @@ def seek(
     """
     settings = read_settings()
     target = Target(to_start=to_start, from_position=from_position, since=since, to_end=to_end)
-    resolver = _resolver(target, "a seek", settings=settings)
+    to = resolver(target, "a seek", settings=settings)
     with opened_database(settings, subscriber) as database:
-        deed = partial(control.seek, database, subscriber, resolver(database), resend=resend, reason=reason)
-        _carry_out(deed, settings, resend=resend, dry_run=dry_run, yes=yes)
+        deed = partial(control.seek, database, subscriber, to(database), resend=resend, reason=how["reason"])
+        _carry_out(deed, database, settings, resend=resend, how=how)
 
 
 @click.command()
-@click.argument("move", metavar="OPERATION|SUBSCRIBER")
+@subscriber_argument("move", metavar="OPERATION|SUBSCRIBER")
 @_shared
-def undo(move: str, reason: str | None, dry_run: bool, yes: bool) -> None:
+def undo(*, move: str, **how: Unpack[MoveOptions]) -> None:
     """Take a rewind, an advance or a seek back.
 
     Give the number that it printed, or a subscriber's name for its last one. The checkpoint and the failures are then
@@ -191,59 +198,39 @@ def undo(move: str, reason: str | None, dry_run: bool, yes: bool) -> None:
         operation = int(move) if move.isdecimal() else control.last_move(database, move)
         undone = control.undo(database, operation, dry_run=True)
         if not settings.json:
-            (show if dry_run else say)(undone_line(undone))
-        if not dry_run:
-            ask(f"Undo operation {operation}?", yes=yes, dry_run_offered=True)
-            undone = control.undo(database, operation, reason=reason)
-    if settings.json:
-        show_json(_undone_document(undone, dry_run=dry_run))
-    elif dry_run:
-        say("Nothing was changed.")
-    else:
-        show(f"Undone {undone_line(undone)}")
-
-
-def _resolver(target: Target, deed: str, *, settings: Settings) -> Resolver:
-    """Read where to; nothing has been asked of the database yet."""
-    given = (target.to_start, target.from_position is not None, target.since is not None)
-    if sum((*given, target.to_failure, target.to_end)) != 1:
-        raise UsageError(
-            f"{deed} wants one place to go to", remedy="say one of --from POSITION, --since TIME and those of --help"
-        )
-    if target.from_position is not None:
-        after = control.after_position(target.from_position - 1)
-        return lambda _database: after
-    if target.to_failure:
-        return control.to_failure
-    if target.to_end:
-        return control.high_water_mark
-    if target.since is None:
-        return lambda _database: control.to_start
-    begin = parse_since(target.since)
-    if not settings.json:
-        say(f"Since {moment(begin)}")
-    return lambda database: control.since(database, begin)
+            (show if how["dry_run"] else say)(undone_line(undone))
+        if not how["dry_run"]:
+            ask(f"Undo operation {operation}?", yes=how["yes"], dry_run_offered=True)
+            undone = control.undo(database, operation, reason=how["reason"])
+        if settings.json:
+            show_json(_undone_document(undone, dry_run=how["dry_run"]))
+        elif how["dry_run"]:
+            say("Nothing was changed.")
+        else:
+            show_undone(undone)
+        _wait(undone.subscriber, database, how)
 
 
 def _rewind_deed(
-    database: Database, name: str, resolver: Resolver, *, to_start: bool, resend: bool, reason: str | None
+    database: Database, name: str, to: Resolver, *, to_start: bool, resend: bool, reason: str | None
 ) -> Deed:
     with database.reader() as connection:
         row = read_subscriber(connection, database, name)
     if to_start and owns_tables(row):
         return partial(rebuild_in_place, database, name, reason=reason)
-    return partial(control.rewind, database, name, resolver(database), resend=resend, reason=reason)
+    return partial(control.rewind, database, name, to(database), resend=resend, reason=reason)
 
 
-def _carry_out(deed: Deed, settings: Settings, *, resend: bool, dry_run: bool, yes: bool) -> None:
+def _carry_out(deed: Deed, database: Database, settings: Settings, *, resend: bool, how: MoveOptions) -> None:
     """Show the plan, ask, do it, and tell."""
+    dry_run = how["dry_run"]
     move = deed(dry_run=True)
     if not settings.json:
         show_plan(move, dry_run=dry_run)
     if move.needs_resend and not resend:
         _say_refused(control.not_twice(move), dry_run=dry_run)
     if not dry_run:
-        ask(_question(move), yes=yes, dry_run_offered=True)
+        ask(_question(move), yes=how["yes"], dry_run_offered=True)
         move = deed(dry_run=False)
     if settings.json:
         show_json(_as_document(move, dry_run=dry_run))
@@ -252,6 +239,13 @@ def _carry_out(deed: Deed, settings: Settings, *, resend: bool, dry_run: bool, y
     else:
         done = {"advance": "Advanced", "seek": "Moved"}.get(move.action, "Rewound")
         show_done(done, move)
+    _wait(move.subscriber, database, how)
+
+
+def _wait(subscriber: str, database: Database, how: MoveOptions) -> None:
+    if how["wait"] and not how["dry_run"]:
+        sys.stdout.flush()
+        wait_until_caught_up(database, subscriber, timeout_seconds=how["timeout"])
 
 
 def _say_refused(refusal: RefusedError, *, dry_run: bool) -> None:
@@ -276,6 +270,7 @@ def _undone_document(undone: control.Undone, *, dry_run: bool) -> dict[str, obje
         "next_event": undone.to_position + 1,
         "restored": undone.restored,
         "operation": undone.operation,
+        "undo": undone.undo,
         "dry_run": dry_run,
     }
 

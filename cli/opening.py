@@ -11,17 +11,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from eventlog.cli.settings import DEFAULT_URL, Settings
-from eventlog.database import Database
+from eventlog.database import Database, translated
 from eventlog.errors import EventLogError, SchemaMissingError, UsageError
 from eventlog.log import EventLog
 from eventlog.schema.tables import DEFAULT_SCHEMA
+from eventlog.shown_urls import shown_url
 from eventlog.subscribers.app import App
-from eventlog.subscribers.registration import SHADOW_MARK, is_registered
+from eventlog.subscribers.registration import SHADOW_MARK, is_registered, read_subscriber
 
 
 @contextmanager
@@ -45,16 +45,21 @@ def opened_app(settings: Settings) -> Iterator[App]:
 
 @contextmanager
 def opened_database(settings: Settings, subscriber: str | None) -> Iterator[Database]:
-    """Lend the database that a subscriber's rows are in: the log's, or if it is not there the one its app declares."""
+    """Lend the database that a subscriber's rows are in: the log's, or if it is not there the one its app declares.
+
+    Raises `UnknownSubscriberError` before anything is asked or done.
+    """
     with opened_log(settings) as log:
         home = None if subscriber is None or settings.app is None else _home(settings, log, subscriber)
-        if home is None:
-            yield log.database
-            return
         try:
-            yield home
+            database = home or log.database
+            if subscriber is not None:
+                with translated(database), database.reader() as connection:
+                    read_subscriber(connection, database, subscriber)
+            yield database
         finally:
-            home.engine.dispose()
+            if home is not None:
+                home.engine.dispose()
 
 
 def _home(settings: Settings, log: EventLog, subscriber: str) -> Database | None:
@@ -168,7 +173,8 @@ def _refuse_another_log(settings: Settings, app: App) -> None:
         named = EventLog(settings.url).engine.url
         if _place(named) != _place(own):
             raise UsageError(
-                f"{settings.url_from} says {_shown(named)}, and the app {settings.app!r} has its log in {_shown(own)}",
+                f"{settings.url_from} says {shown_url(named)}, and the app {settings.app!r} has its log in"
+                f" {shown_url(own)}",
                 remedy="leave the URL out, or have the app read the same setting",
             )
     if settings.schema is not None and settings.schema != app.log.database.schema:
@@ -201,7 +207,3 @@ def _place(url: URL) -> tuple[object, ...]:
     if url.get_backend_name() == "sqlite":
         return ("sqlite", str(Path(url.database or "").absolute()))
     return ("postgresql", url.host or url.query.get("host"), url.port or 5432, url.database)
-
-
-def _shown(url: URL) -> str:
-    return make_url(url).render_as_string(hide_password=True)

@@ -15,7 +15,8 @@ from eventlog.cli.parsing import GROUPED
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-_FLAGS = "eventlog.flags"
+FLAGS = "eventlog.flags"
+"""Under which a context keeps the shared options that were written."""
 
 
 class Position(click.IntRange):
@@ -28,6 +29,11 @@ class Position(click.IntRange):
         return super().convert(plain, param, ctx)
 
 
+def subscriber_argument(name: str = "subscriber", **options: Any) -> Callable[[C], C]:
+    """Add an argument that names a subscriber, and is completed by those that are registered."""
+    return click.argument(name, shell_complete=_subscriber_names, **options)
+
+
 def shared_options(command: C) -> C:
     """Add the shared options to a command; its function is called as before, and asks `settings()` for them."""
     for option in reversed(_OPTIONS):
@@ -37,13 +43,19 @@ def shared_options(command: C) -> C:
 
 def flags() -> dict[str, Any]:
     """Return the shared options that were written on the command line."""
-    found: dict[str, Any] = click.get_current_context().meta.setdefault(_FLAGS, {})
+    found: dict[str, Any] = click.get_current_context().meta.setdefault(FLAGS, {})
     return found
+
+
+def _subscriber_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    from eventlog.cli.completion import subscriber_names
+
+    return subscriber_names(context, parameter, incomplete)
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value is not None and value is not False:
-        context.meta.setdefault(_FLAGS, {})[parameter.name] = value
+        context.meta.setdefault(FLAGS, {})[parameter.name] = value
 
 
 _OPTIONS = (

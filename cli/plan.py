@@ -14,6 +14,7 @@ from eventlog.errors import RefusedError
 from eventlog.subscribers.control import Move, Undone
 
 TYPES_SHOWN = 10
+NO_WORKER = "no worker is live"
 
 
 def ask(question: str, *, yes: bool, dry_run_offered: bool) -> None:
@@ -39,16 +40,22 @@ def show_plan(move: Move, *, dry_run: bool) -> None:
 
 
 def show_done(deed: str, move: Move) -> None:
-    """Tell a person what was done."""
+    """Tell a person what was done, and how it is taken back."""
     show(f"{deed} {move_line(move)}")
-    if move.undo is not None:
-        show(f"  undo: {move.undo}")
+    show(f"  undo: {move.undo or 'none, tables that were emptied are only filled again'}")
+
+
+def show_undone(undone: Undone) -> None:
+    """Tell a person what was taken back, and how to go there again."""
+    show(f"Undone {undone_line(undone)}")
+    if undone.undo is not None:
+        show(f"  undo: {undone.undo}")
 
 
 def move_line(move: Move) -> str:
     """Write both ends of a move, and what is delivered next."""
     ends = f"{number(move.from_position)} -> {number(move.to_position)}"
-    which = "" if move.exact else f" (the least of {counted(len(move.partitions), 'partition')})"
+    which = f" (the least of {counted(len(move.partitions), 'partition')})" if _apart(move) else ""
     return f"{move.subscriber}: checkpoint {ends}{which}, next event {number(move.next_event)}"
 
 
@@ -60,19 +67,34 @@ def undone_line(undone: Undone) -> str:
 
 
 def _plan_lines(move: Move) -> list[str]:
-    again = f", {number(move.already_handled)} of them handled before" if move.already_handled else ""
+    again = f", {about(move)}{number(move.already_handled)} of them handled before" if move.already_handled else ""
     will = "will be delivered" if move.goes_back else "will be passed over"
-    lines = [f"{'' if move.exact else 'at most '}{counted(move.events, 'event')} {will}{again}"]
+    lines = [f"{about(move)}{counted(move.events, 'event')} {will}{again}"]
     lines += [f"  {number(count):>9}  {name}" for name, count in _largest(move.by_type)]
     if len(move.by_type) > TYPES_SHOWN:
         lines.append(f"             and {counted(len(move.by_type) - TYPES_SHOWN, 'type')} more")
+    if move.estimated:
+        lines.append("  estimated from a sample; types with few events may be missing")
     if move.first_recorded_at is not None:
         lines.append(f"recorded {moment(move.first_recorded_at)} to {moment(move.last_recorded_at)}")
     if move.superseded:
         lines.append(f"{counted(move.superseded, 'open failure')} superseded: those events come again")
     if move.emptied:
         lines.append(f"emptied and filled again: {', '.join(move.emptied)}")
+    lines.append(
+        f"{counted(len(move.workers), 'worker')} live: {', '.join(move.workers)}" if move.workers else NO_WORKER
+    )
     return lines
+
+
+def about(move: Move) -> str:
+    """Say how exact the counts of a move are."""
+    return "about " if move.estimated else "at most " if _apart(move) else ""
+
+
+def _apart(move: Move) -> bool:
+    """Whether the partitions do not all go the same way."""
+    return len({(one.from_position, one.to_position) for one in move.partitions}) > 1
 
 
 def _largest(by_type: dict[str, int]) -> list[tuple[str, int]]:

@@ -13,15 +13,16 @@ LINE_EVERY = 0.1
 class Progress:
     """Told how far something has come, of so much in all."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, *, what: str = "") -> None:
         self.total = total
+        self._what = f" {what}" if what else ""
         self._said = 0
 
     def reached(self, done: int) -> None:
         """Take note that so much is done."""
-        if done - self._said >= max(1, self.total * LINE_EVERY):
+        if done - self._said >= max(1, self.total * LINE_EVERY) and done < self.total:
             self._said = done
-            say(f"{number(done)} of {number(self.total)}")
+            say(f"{number(done)} of {number(self.total)}{self._what}")
 
 
 class _Bar(Progress):
@@ -37,10 +38,10 @@ class _Bar(Progress):
 
 
 @contextmanager
-def shown_progress(total: int) -> Iterator[Progress]:
-    """Show progress while the block runs."""
+def shown_progress(total: int, *, what: str = "") -> Iterator[Progress]:
+    """Show progress while the block runs; `what` is counted."""
     if not is_terminal():
-        yield Progress(total)
+        yield Progress(total, what=what)
         return
     from rich import progress
     from rich.console import Console

@@ -5,7 +5,7 @@ import msgspec
 
 from eventlog.cli.exits import Exit
 from eventlog.cli.opening import opened_app, opened_database
-from eventlog.cli.options import shared_options
+from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import Column, moment, number, say, show, show_items, show_json, show_table
 from eventlog.cli.plan import ask, show_done, show_plan
 from eventlog.cli.progress import shown_progress
@@ -28,7 +28,7 @@ from eventlog.subscribers.rebuilding import run_rebuild, waits_at
 
 
 @click.command()
-@click.argument("subscriber")
+@subscriber_argument()
 @click.option("--in-place", is_flag=True, help="Empty the live tables and fill them again, instead of making others.")
 @click.option("--keep", is_flag=True, help="Keep the tables of before, for --back.")
 @click.option("--background", is_flag=True, help="Only begin it; the running workers make it.")
@@ -83,7 +83,7 @@ def rebuild(
 
 
 @click.command()
-@click.argument("subscriber", required=False)
+@subscriber_argument(required=False)
 @shared_options
 def rebuilds(subscriber: str | None) -> None:
     """List the rebuilds, the latest first.

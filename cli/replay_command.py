@@ -9,7 +9,7 @@ import msgspec
 
 from eventlog.cli.exits import Exit
 from eventlog.cli.opening import opened_app, opened_log
-from eventlog.cli.options import Position, shared_options
+from eventlog.cli.options import Position, shared_options, subscriber_argument
 from eventlog.cli.output import Column, counted, moment, number, say, show, show_items, show_json, show_table
 from eventlog.cli.parsing import since as parse_time
 from eventlog.cli.plan import ask
@@ -36,7 +36,7 @@ LOOK_SECONDS = 0.3
 
 
 @click.command()
-@click.argument("subscriber", required=False)
+@subscriber_argument(required=False)
 @click.option("--from", "from_position", metavar="POSITION", type=Position(min=1), help="The first event.")
 @click.option("--until", metavar="POSITION", type=Position(min=1), help="The last event; the checkpoint otherwise.")
 @click.option("--since", metavar="TIME", help="Only what was recorded since: 2h, 2026-01-31T09:30+01:00.")
@@ -112,7 +112,7 @@ def replay(
 
 
 @click.command()
-@click.argument("subscriber", required=False)
+@subscriber_argument(required=False)
 @shared_options
 def replays(subscriber: str | None) -> None:
     """List the replays, and how far they are.

@@ -62,7 +62,7 @@ def show_event(place: str, look_through: int) -> None:
     if settings.json:
         _show_document(event, near, ledger)
         return
-    for line in _event_lines(event):
+    for line in event_lines(event):
         show(line)
     _show_related(near)
     _show_ledger(ledger)
@@ -73,7 +73,8 @@ def show_event(place: str, look_through: int) -> None:
         )
 
 
-def _event_lines(event: StoredEvent) -> Iterator[str]:
+def event_lines(event: StoredEvent) -> Iterator[str]:
+    """Write an event in full, field by field."""
     fields = {
         "position": number(event.position),
         "type": event.type if event.type_version == 1 else f"{event.type}, version {event.type_version}",

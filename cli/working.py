@@ -11,6 +11,7 @@ from pathlib import Path
 
 from eventlog.cli.health import HealthFile
 from eventlog.clock import SystemClock, utc_now
+from eventlog.shown_urls import shown_url
 from eventlog.subscribers.app import App
 from eventlog.subscribers.runtime import Runtime
 from eventlog.subscribers.worker import Drained, Worker, Workers
@@ -35,7 +36,7 @@ def work(
     """
     health = None if health_file is None else HealthFile(health_file)
     worker = app.make_worker(only, runtime=runtime)
-    place = app.engine.url.render_as_string(hide_password=True)
+    place = shown_url(app.engine.url)
     logger.info("running %s on %s as %s", ", ".join(worker.counts), place, runtime.owner)
     worker.start()
     try:

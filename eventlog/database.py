@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
 
 from eventlog.bell import Bell, Look
+from eventlog.carried import Carried
 from eventlog.errors import EventLogError, RefusedError, SchemaMissingError, SchemaTooNewError, UsageError
 from eventlog.events import StoredEvent
 from eventlog.fixed import Fixed
@@ -27,6 +28,7 @@ from eventlog.schema.migrate import NewerSchemaError, SchemaState, current_revis
 from eventlog.schema.migrate import schema_state as read_schema_state
 from eventlog.schema.tables import Tables, check_schema_name
 from eventlog.schema.version import SchemaBusyError
+from eventlog.shown_urls import shown_url
 
 Transaction = Session | Connection
 """What a caller may hand over to have an append happen in his own transaction."""
@@ -62,6 +64,25 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     application: str
     user: str
     since: datetime | None
+
+
+class Relation(msgspec.Struct, frozen=True, kw_only=True):
+    """A table or an index of the log, and what it takes on disk. `of` is the table an index is of, or itself."""
+
+    name: str
+    kind: str
+    of: str
+    bytes: int
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """What the database takes on disk, and what of it each table and index of the log does, the largest first.
+
+    There are no relations where looking would read the whole file.
+    """
+
+    database_bytes: int
+    relations: tuple[Relation, ...]
 
 
 class Database(Protocol):
@@ -107,6 +128,20 @@ class Database(Protocol):
 
     def insert_alone(self, event: PendingEvent, expected: Expected) -> list[Inserted] | None:
         """Insert one event in a transaction of its own, in one round trip where that can be had."""
+        ...
+
+    def hold_positions(self, connection: Connection, tags: Sequence[str]) -> int:
+        """Keep all appends out until the transaction ends, and return the head; the first thing a transaction does.
+
+        `tags` are those of the events that are to come. Raises `RefusedError` when an append stays open.
+        """
+        ...
+
+    def carry(self, connection: Connection, events: Sequence[Carried], *, keep_positions: bool) -> bool:
+        """Insert events of another log; return whether no id or version was taken, else the transaction is broken.
+
+        Positions can be kept once they are held, if they rise from above the head on.
+        """
         ...
 
     def recorded_since(
@@ -155,6 +190,10 @@ class Database(Protocol):
 
     def next_epoch(self, connection: Connection) -> int:
         """Draw an epoch, larger than every one drawn before."""
+        ...
+
+    def sizes(self, connection: Connection) -> Sizes:
+        """Read what the tables of the log take on disk."""
         ...
 
     def held_back_by(self, connection: Connection) -> list[Holder]:
@@ -214,12 +253,11 @@ def open_database(url_or_engine: str | URL | Engine, *, schema: str) -> Database
     """Choose the database a URL or an engine means. Nothing is connected yet. Raises `UsageError`."""
     try:
         check_schema_name(schema)
-        dialect = _dialect(url_or_engine)
-    except (ValueError, ArgumentError) as error:
+    except ValueError as error:
         raise UsageError(
-            f"the log cannot be opened: {error}",
-            remedy="give a URL like postgresql://user@host/database or sqlite:///events.db",
+            f"the log cannot be opened: {error}", remedy="name it in lower case letters, digits and _"
         ) from error
+    dialect = _dialect(url_or_engine)
     if dialect == "postgresql":
         from eventlog.postgres import PostgresDatabase
 
@@ -257,7 +295,7 @@ def check_schema(database: Database, connection: Connection) -> None:
         raise _too_new(f"{found} > {known_revisions()[-1]}")
     detail = "has no tables" if state is SchemaState.MISSING else "has tables of an earlier release"
     raise SchemaMissingError(
-        f"the log {database.schema!r} {detail} in {database.engine.url.render_as_string(hide_password=True)}",
+        f"the log {database.schema!r} {detail} in {shown_url(database.engine.url)}",
         remedy="run `eventlog init` with this database",
     )
 
@@ -327,7 +365,15 @@ def _dialect(url_or_engine: str | URL | Engine) -> str:
             "the log cannot work on an AsyncEngine: workers and reads are plain functions",
             remedy="give its URL, App(async_engine.url), and hand its sessions to append_async(..., tx=session)",
         )
-    name = make_url(url_or_engine).get_backend_name()
+    try:
+        name = make_url(url_or_engine).get_backend_name()
+    except (ValueError, ArgumentError):
+        # The parser quotes what it could not read, and that may be a part of a password.
+        raise UsageError(
+            "the log cannot be opened: its URL is none",
+            remedy="give one like postgresql://user@host/database or sqlite:///events.db; write special characters of a"
+            " password as %40, %2F and so on",
+        ) from None
     return "postgresql" if name == "postgres" else name
 
 

@@ -55,6 +55,20 @@ class RestoredLogError(RefusedError):
     code = "restored_log"
 
 
+class BrokenLineError(UsageError):
+    """A line of a file that is imported is no event, or one that this log cannot take. `line` is its number."""
+
+    code = "broken_line"
+
+    def __init__(self, line: int, problem: str, *, remedy: str = "") -> None:
+        super().__init__(
+            f"line {line:,}: {problem}",
+            remedy=remedy
+            or "lines are what `eventlog export` writes; of the batch this line is in nothing was imported",
+        )
+        self.line = line
+
+
 class NotFoundError(EventLogError):
     """Something was named that is not there."""
 
@@ -131,6 +145,12 @@ class UpcastError(EventLogError):
     """The data of a recorded event cannot be brought to the version its class stands for."""
 
     code = "upcast"
+
+
+class CheckFailedError(EventLogError):
+    """What was looked at is not as it must be."""
+
+    code = "check_failed"
 
 
 class DatabaseError(EventLogError):

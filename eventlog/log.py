@@ -178,7 +178,8 @@ class EventLog:
         `backwards` begins with the last one; `limit` counts from where it begins. Events are narrowed down by `types`
         (names, or patterns like `flight.*`; a declared type also stands for the names it had before), `stream`,
         `stream_prefix`, `tags` (all of them), `matching` (a `Query`, or several of which one has to match), `since` and
-        `before` (aware times, since <= recorded_at < before).
+        `before` (aware times, since <= recorded_at < before), `where` (values of the data by dotted paths:
+        `{"customer.name": "ada"}`).
 
         Lazy: pages of a thousand are fetched as they are needed, no connection is held in between, and what is appended
         after the first page was fetched is not part of it. Tags and one stream are looked up in an index, the other

@@ -26,9 +26,10 @@ from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog import postgres_tables
+from eventlog import postgres_carrying, postgres_tables
 from eventlog.bell import Bell, Look
-from eventlog.database import Database, Holder, Inserted, Lent, RecordedSince, undone_on_error
+from eventlog.carried import Carried
+from eventlog.database import Database, Holder, Inserted, Lent, RecordedSince, Sizes, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -47,6 +48,7 @@ from eventlog.postgres_insert import Inserts, is_taken
 from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
 from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
+from eventlog.shown_urls import shown_url
 
 CONNECT_TIMEOUT_SECONDS = 5
 
@@ -164,6 +166,13 @@ class PostgresDatabase:
                 return []
             raise
 
+    def hold_positions(self, connection: Connection, tags: Sequence[str]) -> int:
+        return postgres_carrying.hold_positions(connection, self.schema, tags)
+
+    def carry(self, connection: Connection, events: Sequence[Carried], *, keep_positions: bool) -> bool:
+        with _driver_errors(connection, self.engine.dialect, sql="copy"):
+            return postgres_carrying.carry(connection, self.schema, events, keep_positions=keep_positions)
+
     def recorded_since(
         self, connection: Connection, pending: Sequence[PendingEvent], conditions: Sequence[Query]
     ) -> list[RecordedSince]:
@@ -210,6 +219,9 @@ class PostgresDatabase:
 
     def next_epoch(self, connection: Connection) -> int:
         return int(self._rows(connection, f"select nextval('{self.schema}.epochs')")[0][0])
+
+    def sizes(self, connection: Connection) -> Sizes:
+        return postgres_tables.sizes(connection, self.schema)
 
     def held_back_by(self, connection: Connection) -> list[Holder]:
         return [
@@ -281,7 +293,7 @@ class PostgresDatabase:
         cause = error.orig if isinstance(error, DBAPIError) else error
         if not isinstance(cause, psycopg.Error):
             return None
-        place = self.engine.url.render_as_string(hide_password=True)
+        place = shown_url(self.engine.url)
         if cause.sqlstate is None and "invalid connection option" in str(cause):
             return UsageError(f"{place}: {str(cause).strip()}", remedy="leave the option out of the URL")
         said = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__

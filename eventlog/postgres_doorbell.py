@@ -31,6 +31,7 @@ from eventlog.clock import Clock, SystemClock
 from eventlog.errors import DatabaseError, DatabaseUnreachableError
 from eventlog.nudge import Nudge
 from eventlog.postgres_pooler import Pooler
+from eventlog.shown_urls import shown_url
 
 SELF_TEST_SECONDS_MAX = 3.0
 PUT_OUT_TRIES_MAX = 5
@@ -74,7 +75,7 @@ class PostgresBell:
         tries_poolers: bool,
         clock: Clock | None = None,
     ) -> None:
-        self._place = engine.url.render_as_string(hide_password=True)
+        self._place = shown_url(engine.url)
         self._channel = channel_of(schema)
         self._key = f"{schema}.doorbell_key()"
         self._clock: Clock = clock or SystemClock()

@@ -1,4 +1,5 @@
-"""What PostgreSQL's catalog says about a table whose name another one is to take: who refers to it, who may use it.
+"""What PostgreSQL's catalog says about tables: how large they are; and who refers to one whose name another is to take,
+and who may use it.
 
 Names are looked up when a statement is analysed, so whoever says a table's name after the exchange gets the new one.
 Views, functions, foreign keys and the like hold on to the table itself and would keep the old one; they are found here,
@@ -9,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, text
 from sqlalchemy.sql.expression import TableClause
+
+from eventlog.database import Relation, Sizes
 
 _HOLDS_ON = text(
     """
@@ -80,6 +83,28 @@ _OWNER = text(
     "select quote_ident(pg_get_userbyid(relowner)), relowner = current_user::regrole"
     " from pg_class where oid = cast(:name as regclass)"
 )
+
+
+_SIZES = text(
+    """
+    select c.relname as name, case when i.indexrelid is null then 'table' else 'index' end as kind,
+        coalesce(t.relname, c.relname) as of,
+        case when i.indexrelid is null then pg_table_size(c.oid) else pg_relation_size(c.oid) end as bytes
+    from pg_class c
+    left join pg_index i on i.indexrelid = c.oid
+    left join pg_class t on t.oid = i.indrelid
+    where c.relnamespace = cast(:schema as regnamespace) and c.relkind in ('r', 'i')
+    order by bytes desc, name
+    """
+)
+
+
+def sizes(connection: Connection, schema: str) -> Sizes:
+    """Read what the tables and indexes of a schema take; a table without its indexes."""
+    rows = connection.execute(_SIZES, {"schema": schema})
+    relations = tuple(Relation(name=one.name, kind=one.kind, of=one.of, bytes=one.bytes) for one in rows)
+    whole = connection.scalar(text("select pg_database_size(current_database())"))
+    return Sizes(database_bytes=int(whole or 0), relations=relations)
 
 
 def holding_on(connection: Connection, names: Sequence[TableClause]) -> list[str]:

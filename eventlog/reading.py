@@ -4,7 +4,7 @@ A read never goes past the high-water mark it saw first, and a follower never pa
 late is always still ahead of both.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, TypedDict
@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 import msgspec
 from sqlalchemy import Connection
 
+from eventlog.data_fields import Field, check_where, hold
 from eventlog.database import Database
 from eventlog.errors import UsageError
 from eventlog.event_types import with_aliases
@@ -32,7 +33,7 @@ class Filters(TypedDict, total=False):
 
     `types`: names or patterns (`flight.*`). `stream`: one stream; `stream_prefix`: those whose name begins so. `tags`:
     all of them are carried. `matching`: a `Query`, or several of which one has to match. `since`, `before`: aware
-    times, since <= recorded_at < before.
+    times, since <= recorded_at < before. `where`: values of the data by dotted paths, `{"customer.name": "ada"}`.
     """
 
     types: Sequence[str]
@@ -42,6 +43,7 @@ class Filters(TypedDict, total=False):
     matching: Query | Sequence[Query]
     since: datetime | None
     before: datetime | None
+    where: Mapping[str, Any]
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,16 +56,18 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None
     before: datetime | None
     matching: tuple[Query, ...]
+    where: tuple[Field, ...]
 
     @property
     def is_exact(self) -> bool:
-        """Whether the database decides alone; patterns over types are compared here."""
-        return all(map(is_exact, self.types)) and all(query.is_exact for query in self.matching)
+        """Whether the database decides alone; patterns over types are compared here, and so is data."""
+        return not self.where and all(map(is_exact, self.types)) and all(query.is_exact for query in self.matching)
 
     def wants(self, event: StoredEvent) -> bool:
         """Tell whether an event the database has found is wanted."""
         of_type = not self.types or any(covers(pattern, event.type) for pattern in self.types)
-        return of_type and (not self.matching or any(query.covers(event) for query in self.matching))
+        matches = of_type and (not self.matching or any(query.covers(event) for query in self.matching))
+        return matches and (not self.where or hold(self.where, event.data))
 
     def with_old_names(self) -> "Selection":
         """Return the selection that also finds what was recorded under earlier names of the types it names."""
@@ -98,6 +102,7 @@ def select(
     matching: Query | Sequence[Query] = (),
     since: datetime | None = None,
     before: datetime | None = None,
+    where: Mapping[str, Any] | None = None,
 ) -> Selection:
     """Check what a read is narrowed down to; see `Filters`. Raises `UsageError`."""
     queries = check_queries(matching, name="matching")
@@ -113,6 +118,7 @@ def select(
         since=_check_moment(since, name="since"),
         before=_check_moment(before, name="before"),
         matching=(Query(tags=carried),) if carried else queries,
+        where=check_where(where or {}),
     )
 
 

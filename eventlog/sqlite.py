@@ -20,9 +20,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog import sqlite_tables
+from eventlog import sqlite_carrying, sqlite_tables
 from eventlog.bell import Bell, Look
-from eventlog.database import Database, Holder, Inserted, Lent, RecordedSince, undone_on_error
+from eventlog.carried import Carried
+from eventlog.database import Database, Holder, Inserted, Lent, RecordedSince, Sizes, undone_on_error
 from eventlog.errors import (
     DatabaseUnreachableError,
     EventLogError,
@@ -154,6 +155,20 @@ class SqliteDatabase:
         first = last - len(rows) + 1
         return [Inserted(first + place, row[2], recorded_at) for place, row in enumerate(rows)]
 
+    def hold_positions(self, connection: Connection, tags: Sequence[str]) -> int:
+        """The transaction holds the write lock, and nobody else appends."""
+        return self.head(connection)
+
+    def carry(self, connection: Connection, events: Sequence[Carried], *, keep_positions: bool) -> bool:
+        try:
+            with self._driver_errors("insert"):
+                sqlite_carrying.carry(_driver(connection), self._events, events, keep_positions=keep_positions)
+        except DBAPIError as error:
+            if isinstance(error.orig, sqlite3.IntegrityError) and "UNIQUE" in str(error.orig):
+                return False
+            raise
+        return True
+
     def recorded_since(
         self, connection: Connection, pending: Sequence[PendingEvent], conditions: Sequence[Query]
     ) -> list[RecordedSince]:
@@ -214,6 +229,9 @@ class SqliteDatabase:
 
     def next_epoch(self, connection: Connection) -> int:
         return int(self._rows(connection, f"update {self._epochs} set value = value + 1 returning value")[0][0])
+
+    def sizes(self, connection: Connection) -> Sizes:
+        return sqlite_tables.sizes(connection, [table.name for table in self.tables.metadata.sorted_tables])
 
     def held_back_by(self, connection: Connection) -> list[Holder]:
         return []

@@ -16,6 +16,7 @@ from eventlog.database import Database, initialise, open_database, translated
 from eventlog.errors import DeclarationError, PermissionDeniedError, RefusedError, UnknownSubscriberError
 from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
+from eventlog.nearest import did_you_mean
 from eventlog.schema.tables import DEFAULT_SCHEMA
 from eventlog.subscribers.control.rebuilds import RebuildState, begin_rebuild, read_rebuilds, was_tried
 from eventlog.subscribers.declaration import (
@@ -399,7 +400,11 @@ class App:
         for name in only:
             if name not in self._subscribers:
                 declared = ", ".join(sorted(self._subscribers)) or "none"
-                raise UnknownSubscriberError(f"no subscriber {name!r} is declared", remedy=f"declared are: {declared}")
+                hint = did_you_mean(name, self._subscribers)
+                raise UnknownSubscriberError(
+                    f"no subscriber {name!r} is declared" + (f".{hint}" if hint else ""),
+                    remedy=f"declared are: {declared}",
+                )
         return list(only or self._subscribers)
 
     def _register_or_say(self, name: str) -> None:

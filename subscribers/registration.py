@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from eventlog.database import Database, events_of, shown
 from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
+from eventlog.nearest import did_you_mean
 from eventlog.subscribers.declaration import Declaration, Subscriber, decode_declaration
 from eventlog.subscribers.operations import Operation, record
 from eventlog.subscribers.owned_tables import (
@@ -112,8 +113,9 @@ def unknown(connection: Connection, database: Database, name: str) -> UnknownSub
     """Make the error for a name that is not registered, with the names that are."""
     names = list(connection.scalars(select(database.tables.subscribers.c.name).order_by("name").limit(50)))
     registered = f"registered are: {', '.join(names)}" if names else "none is registered yet"
+    hint = did_you_mean(name, names)
     return UnknownSubscriberError(
-        f"no subscriber {name!r} is registered",
+        f"no subscriber {name!r} is registered.{hint}" if hint else f"no subscriber {name!r} is registered",
         remedy=f"{registered}; `eventlog register --app module:app` adds yours; with --app one is found whose rows are"
         " in another database",
     )

@@ -11,9 +11,9 @@ from eventlog.database import Database, Holder, events_of, translated
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.declaration import OnFailure, decode_declaration
+from eventlog.subscribers.failed import Sought, read_entries
 from eventlog.subscribers.lags import Lag, first_after, read_lags
 from eventlog.subscribers.ledger import Entry, EntryState, entry_from
-from eventlog.subscribers.registration import unknown
 
 
 class LastError(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,17 +114,7 @@ def read_failures(
     database: Database, *, subscriber: str | None = None, states: tuple[str, ...] = (), limit: int = 1_000
 ) -> list[Entry]:
     """Read entries of the ledger, by subscriber and position. Raises `UnknownSubscriberError`."""
-    failures, subscribers = database.tables.failures, database.tables.subscribers
-    question = select(failures).order_by(failures.c.subscriber, failures.c.position).limit(limit)
-    if states:
-        question = question.where(failures.c.state.in_(states))
-    with translated(database), database.reader() as connection:
-        if subscriber is not None:
-            known = connection.scalar(select(subscribers.c.name).where(subscribers.c.name == subscriber))
-            if known is None:
-                raise unknown(connection, database, subscriber)
-            question = question.where(failures.c.subscriber == subscriber)
-        return [entry_from(row._mapping) for row in connection.execute(question)]
+    return read_entries(database, Sought(subscriber=subscriber, states=states), limit=limit)
 
 
 def read_failures_at(database: Database, position: int) -> list[Entry]:

@@ -24,7 +24,9 @@ from eventlog.cli.output import Format
 from tests.docs_support import DOCS
 
 PAGE = DOCS / "cli.md"
-REMEDY = "docs/cli.md is not what the commands say: `python -m tests.cli_page` writes it anew; commit what it has changed"
+REMEDY = (
+    "docs/cli.md is not what the commands say: `python -m tests.cli_page` writes it anew; commit what it has changed"
+)
 
 HEAD = """\
 # The command line
@@ -78,8 +80,8 @@ def _common() -> Iterator[str]:
     yield "|---|---|"
     yield from (f"| `{one}` | {FORMATS[one]} |" for one in Format)
     yield ""
-    yield "Data goes to stdout, talk and errors to stderr. With JSON an error is one line, `{\"error\": {\"code\", \"message\","
-    yield "\"remedy\"}}`, on stderr. What changes something and is not small has `--dry-run` and asks; where nobody can be asked it is"
+    yield 'Data goes to stdout, talk and errors to stderr. With JSON an error is one line, `{"error": {"code", "message",'
+    yield '"remedy"}}`, on stderr. What changes something and is not small has `--dry-run` and asks; where nobody can be asked it is'
     yield "refused unless `--yes` says so.\n"
     yield "| exit code | |"
     yield "|---|---|"

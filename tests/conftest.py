@@ -180,6 +180,14 @@ def shop(
 
 
 @pytest.fixture
+def sqlite_shop(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shop:
+    """A folder to run commands in, beside a log on SQLite: for what does not depend on the database."""
+    return Shop.open(tmp_path, sqlite_url, monkeypatch=monkeypatch, capsys=capsys)
+
+
+@pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
     """A log with applications of a service on it; once on each kind of database."""
     bench = Bench(database_url)

@@ -22,6 +22,7 @@ from benchmarks.lost_events.shapes import UNDISTURBED
 from benchmarks.lost_events.writing import WRITER_NAME
 from eventlog.errors import IdConflictError, WrongExpectedVersionError
 from eventlog.ids import new_id
+from eventlog.importing import Importing
 from eventlog.log import EventLog
 from eventlog.postgres_pooler import Pooler
 from eventlog.subscribers import control
@@ -29,6 +30,7 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.status import read_status
+from tests.carried_support import lines
 from tests.clients import clients
 from tests.log_support import at_once, engine_of, errors_of, everything, new_seed, note, notes, opened, said
 from tests.pgbouncer_server import POOL_CONNECTIONS
@@ -135,6 +137,13 @@ def exercise(log: EventLog) -> None:
 
 def test_appends_and_reads_are_as_without_it(log: EventLog) -> None:
     exercise(log)
+
+
+def test_an_import_keeps_positions(pooled_url: str) -> None:
+    with opened(pooled_url) as log:
+        for _ in Importing(log.database, lines(3)).run():
+            pass
+        assert [one.position for one in log.append(note("next"))] == [4]
 
 
 def test_engines_as_a_service_makes_them_serve_too(pooled_url: str) -> None:

@@ -17,6 +17,7 @@ from eventlog.cli.output import show_json
 from eventlog.cli.settings import read_settings
 from eventlog.errors import UsageError
 from eventlog.log import EventLog
+from eventlog.shown_urls import shown_url
 
 
 @click.command()
@@ -88,7 +89,7 @@ def _from_here(url: str | None) -> list[tuple[str, str]]:
     keep = (f"{eventlog} demo flights", "keep it in flights/, bug included")
     if url is None:
         return [keep, (f"{eventlog} demo --url postgresql://...", "in an empty database")]
-    named = f"--url {shlex.quote(make_url(url).render_as_string(hide_password=True))}"
+    named = f"--url {shlex.quote(shown_url(make_url(url)))}"
     return [
         (f"{eventlog} status {named}", "where everything stands"),
         (f"{eventlog} read --type flight.cancelled {named}", "what did not fly"),

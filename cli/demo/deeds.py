@@ -16,6 +16,7 @@ from eventlog.log import EventLog
 from eventlog.projections.rebuild import rebuild_in_place
 from eventlog.schema.migrate import SchemaState, schema_state
 from eventlog.schema.tables import OPEN_STATES
+from eventlog.shown_urls import shown_url
 from eventlog.subscribers import control
 from eventlog.subscribers.control import Move
 from eventlog.subscribers.ledger import Entry
@@ -136,7 +137,7 @@ def _counts(flights: FlightsApp) -> list[tuple[object, ...]]:
 
 
 def _used(log: EventLog, why: str) -> RefusedError:
-    place = log.engine.url.render_as_string(hide_password=True)
+    place = shown_url(log.engine.url)
     return RefusedError(
         f"{place} {why}", remedy="give the demo an empty database, or leave --url out: it makes its own"
     )

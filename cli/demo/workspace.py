@@ -21,6 +21,7 @@ from sqlalchemy import Table, make_url
 
 from eventlog.cli.demo.flights import Flight
 from eventlog.errors import RefusedError, UsageError
+from eventlog.shown_urls import has_secret
 from eventlog.subscribers.app import App
 
 APP_FILE = "app.py"
@@ -155,7 +156,7 @@ def _fill(folder: Path, *, url: str | None) -> None:
     text = (files("eventlog.cli.demo") / APP_FILE).read_text(encoding="utf-8")
     if url is not None:
         text = text.replace(json.dumps(APP_URL), json.dumps(url))
-    secret = url is not None and make_url(url).password is not None
+    secret = url is not None and has_secret(make_url(url))
     _write(folder / APP_FILE, text, secret=secret)
     _write(folder / SETTINGS_FILE, f'url = {json.dumps(url or APP_URL)}\napp = "{MODULE}:app"\n', secret=secret)
 

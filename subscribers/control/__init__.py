@@ -7,15 +7,12 @@ middle of fails at its fence and is rolled back, and lets the leases go at once.
 
 from eventlog.subscribers.control.ledger import Changed, Chosen, retry, skip
 from eventlog.subscribers.control.lifecycle import Paused, Removed, Renamed, pause, remove, rename, resume
-from eventlog.subscribers.control.moves import (
-    Move,
-    PartitionMove,
-    advance,
+from eventlog.subscribers.control.moves import Move, PartitionMove, advance, not_twice, rewind, seek
+from eventlog.subscribers.control.places import (
+    Resolve,
     after_position,
+    back_by,
     high_water_mark,
-    not_twice,
-    rewind,
-    seek,
     since,
     to_failure,
     to_start,
@@ -32,9 +29,11 @@ __all__ = [
     "Removed",
     "Renamed",
     "Repartitioned",
+    "Resolve",
     "Undone",
     "advance",
     "after_position",
+    "back_by",
     "high_water_mark",
     "last_move",
     "not_twice",

@@ -5,32 +5,31 @@ if it still is as it was read.
 from collections.abc import Callable, Sequence
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Table, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, case, func, select
 
-from eventlog.database import Database, events_of, translated
+from eventlog.database import Database, translated
 from eventlog.errors import NotFoundError, RefusedError
-from eventlog.patterns import check_pattern, covers
+from eventlog.patterns import check_pattern
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.schema.timestamps import database_now
+from eventlog.subscribers.failed import Sought, conditions
 from eventlog.subscribers.ledger import Entry, EntryState, close_entry, entry_from, make_due
 from eventlog.subscribers.operations import Operation, record
 from eventlog.subscribers.registration import RowLock, read_subscriber
 
 ENTRIES_MAX = 10_000
-"""How many ledger entries of a subscriber one retry or skip changes at the most; the next one takes up the rest."""
+"""How many ledger entries one retry or skip changes at the most; the next one takes up the rest."""
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     """Which entries are meant: these positions; or the open ones, of them those whose fingerprint is `error`, or whose
-    error's type or message has it in it, and whose event's type is covered by `event_type`, a pattern.
+    error's type or message has it in it, and whose event's type is covered by `event_type`, a pattern; at most so many.
     """
 
     positions: tuple[int, ...] = ()
     error: str | None = None
     event_type: str | None = None
-
-
-ALL_OPEN = Chosen()
+    limit: int = ENTRIES_MAX
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +47,7 @@ def retry(
     *,
     error: str | None = None,
     event_type: str | None = None,
+    limit: int = ENTRIES_MAX,
     reason: str | None = None,
     dry_run: bool = False,
 ) -> Changed:
@@ -61,7 +61,7 @@ def retry(
     def change(connection: Connection, entry: Entry) -> None:
         make_due(connection, database.tables, entry)
 
-    chosen = Chosen(positions=tuple(positions), error=error, event_type=event_type)
+    chosen = Chosen(positions=tuple(positions), error=error, event_type=event_type, limit=limit)
     return _change(database, name, chosen, "retry", change, blocked_too=False, reason=reason, dry_run=dry_run)
 
 
@@ -73,6 +73,7 @@ def skip(
     reason: str,
     error: str | None = None,
     event_type: str | None = None,
+    limit: int = ENTRIES_MAX,
     dry_run: bool = False,
 ) -> Changed:
     """Give entries up: they are not tried again, and what waits behind them goes on. Raises as `retry` does.
@@ -88,7 +89,7 @@ def skip(
     def change(connection: Connection, entry: Entry) -> None:
         close_entry(connection, database.tables, entry, state=EntryState.SKIPPED, reason=reason)
 
-    chosen = Chosen(positions=tuple(positions), error=error, event_type=event_type)
+    chosen = Chosen(positions=tuple(positions), error=error, event_type=event_type, limit=limit)
     return _change(database, name, chosen, "skip", change, blocked_too=True, reason=reason, dry_run=dry_run)
 
 
@@ -112,8 +113,9 @@ def _change(
         operation, more = None, False
         for one in names:
             read_subscriber(connection, database, one, lock=RowLock.EXCLUSIVE)
-            entries = _entries_to_change(connection, database, one, chosen, blocked_too=blocked_too)
-            more = more or len(entries) >= ENTRIES_MAX
+            left = len(chosen.positions) or chosen.limit - len(changed)
+            found = _entries_to_change(connection, database, one, chosen, left=left, blocked_too=blocked_too)
+            entries, more = found[:left], more or len(found) > left
             changed += entries
             if dry_run or not entries:
                 continue
@@ -126,21 +128,17 @@ def _change(
 
 
 def _entries_to_change(
-    connection: Connection, database: Database, name: str, chosen: Chosen, *, blocked_too: bool
+    connection: Connection, database: Database, name: str, chosen: Chosen, *, left: int, blocked_too: bool
 ) -> list[Entry]:
+    """The entries that are meant, and one more where there are more than are left to be changed."""
     failures = database.tables.failures
-    question = (
-        select(failures)
-        .where(failures.c.subscriber == name)
-        .order_by(_due_last(failures), failures.c.position)
-        .limit(ENTRIES_MAX)
-    )
+    question = select(failures).order_by(_due_last(failures), failures.c.position).limit(left + 1)
     if chosen.positions:
-        question = question.where(failures.c.position.in_(chosen.positions))
+        question = question.where(failures.c.subscriber == name, failures.c.position.in_(chosen.positions))
     else:
-        question = question.where(
-            _retriable(failures, blocked_too=blocked_too), *_matching(connection, database, chosen)
-        )
+        sought = Sought(subscriber=name, states=OPEN_STATES, error=chosen.error, event_type=chosen.event_type)
+        wanted = conditions(connection, database, sought)
+        question = question.where(_retriable(failures, blocked_too=blocked_too), *wanted)
     found = [entry_from(row._mapping) for row in connection.execute(question.with_for_update())]
     if chosen.positions:
         _check_named(connection, failures, name, chosen.positions, found, blocked_too=blocked_too)
@@ -186,40 +184,6 @@ def _first_of_key(connection: Connection, failures: Table, entry: Entry) -> int:
         )
     )
     return entry.position if first is None else int(first)
-
-
-def _matching(connection: Connection, database: Database, chosen: Chosen) -> list[ColumnElement[bool]]:
-    failures = database.tables.failures
-    wanted: list[ColumnElement[bool]] = []
-    if chosen.error is not None:
-        wanted.append(
-            or_(
-                failures.c.fingerprint == chosen.error,
-                failures.c.error_type.icontains(chosen.error, autoescape=True),
-                failures.c.message.icontains(chosen.error, autoescape=True),
-            )
-        )
-    if chosen.event_type is not None:
-        wanted.append(_of_type(connection, database, chosen.event_type))
-    return wanted
-
-
-def _of_type(connection: Connection, database: Database, pattern: str) -> ColumnElement[bool]:
-    """Entries, open ones, of events of a type. Where the events are elsewhere, of the first so many of them."""
-    failures = database.tables.failures
-    if database.follows is None:
-        events = database.tables.events
-        failed = select(events.c.type).join(failures, failures.c.position == events.c.position).distinct()
-        types = connection.scalars(failed.where(failures.c.state.in_(OPEN_STATES))).all()
-        covered = [one for one in types if covers(pattern, one)]
-        here = select(events.c.position).where(events.c.position == failures.c.position, events.c.type.in_(covered))
-        return here.exists()
-    still_open = select(failures.c.position).where(failures.c.state.in_(OPEN_STATES)).distinct()
-    positions = connection.scalars(still_open.order_by(failures.c.position).limit(ENTRIES_MAX)).all()
-    with events_of(database, connection) as (log, there):
-        events = log.tables.events
-        rows = there.execute(select(events.c.position, events.c.type).where(events.c.position.in_(positions)))
-        return failures.c.position.in_([row.position for row in rows if covers(pattern, row.type)])
 
 
 def _retriable(failures: Table, *, blocked_too: bool) -> ColumnElement[bool]:

@@ -5,20 +5,22 @@ positions, each goes where it has to go; the plan then counts what lies between 
 than will come (`exact` says so).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, and_, case, func, select, update
+from sqlalchemy import Connection, Row, and_, func, select, update
 
+from eventlog.counting import count_types, recorded_between
 from eventlog.database import Database, events_of, translated
 from eventlog.errors import RefusedError
 from eventlog.patterns import covers
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers.control.checkpoints import (
     Placed,
+    live_owners,
     lock_checkpoints,
     place,
     refuse_while_in_hand,
@@ -26,13 +28,12 @@ from eventlog.subscribers.control.checkpoints import (
     refuse_without_log,
     replayed_through,
 )
+from eventlog.subscribers.control.places import Resolve, mark_of
 from eventlog.subscribers.declaration import Kind
+from eventlog.subscribers.fleet import read_workers
 from eventlog.subscribers.ledger import EntryState, supersede_above
 from eventlog.subscribers.operations import Operation, record, undo_command
 from eventlog.subscribers.registration import RowLock, SubscriberRow, read_subscriber
-
-Resolve = Callable[[Connection, SubscriberRow], int]
-"""Reads, inside the transaction, the position checkpoints are to be moved to."""
 
 
 class Action(StrEnum):
@@ -58,7 +59,8 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     `from_position` and `to_position` are the least of the partitions. `events` are those of the subscriber's types in
     between; of a rewind they come again, and `already_handled` is how many of them its handlers have seen before,
     failures that are still open left out; `needs_resend` is whether that needs somebody's word. `superseded` counts
-    ledger entries that were open. `operation` is None when nothing was changed.
+    ledger entries that were open. `estimated` is whether there are so many events that they were not counted one by
+    one. `workers` run the subscriber, or can. `operation` is None when nothing was changed.
     """
 
     action: str
@@ -69,6 +71,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     next_event: int
     events: int
     exact: bool
+    estimated: bool
     by_type: dict[str, int]
     already_handled: int
     needs_resend: bool
@@ -77,6 +80,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     superseded: int
     emptied: tuple[str, ...]
     partitions: tuple[PartitionMove, ...]
+    workers: tuple[str, ...]
     operation: int | None = None
     undo: str | None = None
 
@@ -96,10 +100,10 @@ def rewind(
 ) -> Move:
     """Move a subscriber's checkpoints back (C1). What follows the new position is delivered again.
 
-    `resolve` says where to: `after_position`, `since`, `to_start`, `to_failure`. Entries of the ledger above it are
-    superseded; they are kept, and `undo` brings them back. Raises `UnknownSubscriberError`, and `RefusedError` when
-    that is no way back, when events would be handled twice and `resend` does not say that this is meant, or while a
-    replay runs.
+    `resolve` says where to: `after_position`, `back_by`, `since`, `to_start`, `to_failure`. Entries of the ledger above
+    it are superseded; they are kept, and `undo` brings them back. Raises `UnknownSubscriberError`, and `RefusedError`
+    when that is no way back, when events would be handled twice and `resend` does not say that this is meant, or while
+    a replay runs.
     """
     return _move(database, name, resolve, Action.REWIND, resend=resend, reason=reason, dry_run=dry_run)
 
@@ -128,60 +132,6 @@ def seek(
     return _move(database, name, resolve, Action.SEEK, resend=resend, reason=reason, dry_run=dry_run)
 
 
-def to_start(_connection: Connection, row: SubscriberRow) -> int:
-    """Resolve to where the subscriber began."""
-    return row.start_position
-
-
-def after_position(position: int) -> Resolve:
-    """Resolve to a position, whose followers are delivered next."""
-    return lambda _connection, _row: position
-
-
-def high_water_mark(database: Database) -> Resolve:
-    """Resolve to now: the high-water mark, and not the head, which passes what is still on its way."""
-    return lambda connection, _row: _mark(connection, database)
-
-
-def since(database: Database, moment: datetime) -> Resolve:
-    """Resolve to just before the first event recorded at or after a moment, on the database's clock."""
-
-    def resolve(connection: Connection, _row: SubscriberRow) -> int:
-        with events_of(database, connection) as (log, there):
-            events = log.tables.events
-            first = there.scalar(select(func.min(events.c.position)).where(events.c.recorded_at >= moment))
-        if first is None:
-            raise RefusedError(
-                f"nothing has been recorded since {moment.isoformat()}",
-                remedy="give an earlier time; `eventlog read` shows when events were recorded",
-            )
-        return int(first) - 1
-
-    return resolve
-
-
-def to_failure(database: Database) -> Resolve:
-    """Resolve to just before the first event whose failure is open."""
-
-    def resolve(connection: Connection, row: SubscriberRow) -> int:
-        failures = database.tables.failures
-        first = connection.scalar(
-            select(func.min(failures.c.position)).where(
-                failures.c.subscriber == row.name, failures.c.state.in_(OPEN_STATES)
-            )
-        )
-        if first is None:
-            raise RefusedError(f"{row.name} has no open failure", remedy="name the position, or --to-start")
-        return int(first) - 1
-
-    return resolve
-
-
-def _mark(connection: Connection, database: Database) -> int:
-    with events_of(database, connection) as (log, events):
-        return log.high_water_mark(events)
-
-
 def plan(
     connection: Connection, database: Database, row: SubscriberRow, to: int, action: Action, *, may_stay: bool = False
 ) -> Move:
@@ -192,12 +142,14 @@ def plan(
     rows = lock_checkpoints(connection, database, row.name)
     to = max(to, 0)
     if action in (Action.ADVANCE, Action.SEEK):
-        to = min(to, _mark(connection, database))
+        to = min(to, mark_of(connection, database))
     moves = tuple(_of_partition(one, to, action) for one in rows)
     if not may_stay and all(one.to_position == one.from_position for one in moves):
         raise _no_way(row, rows, to, action)
     handled_through = max(replayed_through(connection, database, row.name), *(one.handled_through for one in rows))
-    return _counted(connection, database, row, handled_through=handled_through, moves=moves, action=action)
+    planned = _counted(connection, database, row, handled_through=handled_through, moves=moves, action=action)
+    runs = (one.owner for one in read_workers(connection, database, alive_only=True) if row.name in one.subscribers)
+    return msgspec.structs.replace(planned, workers=tuple(sorted({*live_owners(rows), *runs})))
 
 
 def carry_out(
@@ -237,16 +189,15 @@ def carry_out(
 
 def not_twice(move: Move) -> RefusedError:
     """Make the error for a move that needs `resend`."""
+    handled = f"{'about ' if move.estimated else ''}{move.already_handled:,} events have been"
     if move.kind == Kind.PROJECTION:
         return RefusedError(
-            f"{move.subscriber}: {move.already_handled:,} events have been applied already, and the projection does not"
-            " say that it may see them again",
+            f"{move.subscriber}: {handled} applied already, and the projection does not say that it may see them again",
             remedy="rewind it to its start, which empties its tables (--to-start); declare it idempotent=True if it is;"
             " or say --resend to apply them again as they are",
         )
     return RefusedError(
-        f"{move.subscriber}: {move.already_handled:,} events have been handled already, and their effects would happen"
-        " again",
+        f"{move.subscriber}: {handled} handled already, and their effects would happen again",
         remedy="say --resend if that is meant; --dry-run shows which events they are",
     )
 
@@ -317,10 +268,11 @@ def _counted(
     high = max(max(one.from_position, one.to_position) for one in moves)
     to = min(one.to_position for one in moves)
     with events_of(database, connection) as (log, there):
-        counts = there.execute(_counts(log, low=low, high=high, handled_through=handled_through)).all()
+        counted = count_types(there, log, after=low, until=high, split=handled_through)
         events = log.tables.events
         following = there.scalar(select(func.min(events.c.position)).where(events.c.position > to))
-    mine = [one for one in counts if any(covers(pattern, one[0]) for pattern in row.declaration.patterns)]
+        first, last = (None, None) if counted.exact else recorded_between(there, log, after=low, until=high)
+    mine = [one for one in counted.types if any(covers(pattern, one.type) for pattern in row.declaration.patterns)]
     move = Move(
         action=action,
         subscriber=row.name,
@@ -328,39 +280,31 @@ def _counted(
         from_position=min(one.from_position for one in moves),
         to_position=to,
         next_event=following or to + 1,
-        events=sum(one[1] for one in mine),
-        exact=len({(one.from_position, one.to_position) for one in moves}) == 1,
-        by_type={one[0]: one[1] for one in mine},
+        events=sum(one.count for one in mine),
+        exact=counted.exact and len({(one.from_position, one.to_position) for one in moves}) == 1,
+        estimated=not counted.exact,
+        by_type={one.type: one.count for one in mine},
         already_handled=0,
         needs_resend=False,
-        first_recorded_at=min((one[3] for one in mine), default=None),
-        last_recorded_at=max((one[4] for one in mine), default=None),
+        first_recorded_at=first or min((one.first_recorded_at for one in mine), default=None),
+        last_recorded_at=last or max((one.last_recorded_at for one in mine), default=None),
         superseded=0,
         emptied=(),
         partitions=moves,
+        workers=(),
     )
     back_to = _back_to(move)
     if back_to is None:
         return move
     not_handled = _not_handled(connection, database, move, through=min(high, handled_through))
-    already = max(0, sum(one[2] for one in mine) - not_handled)
+    already = max(0, sum(one.before for one in mine) - not_handled)
+    # An estimate may miss what is rare: where anything may have been handled, somebody's word is needed.
+    again = handled_through > low if move.estimated else already > 0
     return msgspec.structs.replace(
         move,
         already_handled=already,
-        needs_resend=already > 0 and not row.declaration.idempotent,
+        needs_resend=again and not row.declaration.idempotent,
         superseded=_open_above(connection, database, move),
-    )
-
-
-def _counts(log: Database, *, low: int, high: int, handled_through: int) -> Select[Any]:
-    """How many events of each type lie between, how many of them were handed out, and when they were recorded."""
-    events = log.tables.events
-    handed = func.sum(case((events.c.position <= handled_through, 1), else_=0))
-    return (
-        select(events.c.type, func.count(), handed, func.min(events.c.recorded_at), func.max(events.c.recorded_at))
-        .where(and_(events.c.position > low, events.c.position <= high))
-        .group_by(events.c.type)
-        .order_by(events.c.type)
     )
 
 

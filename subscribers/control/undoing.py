@@ -38,6 +38,8 @@ class Undone(msgspec.Struct, frozen=True, kw_only=True):
     to_position: int
     restored: int
     operation: int | None
+    undo: str | None = None
+    """The command that goes there again; none where partitions stand apart."""
 
 
 def last_move(database: Database, name: str) -> int:
@@ -75,6 +77,7 @@ def undo(database: Database, operation: int, *, reason: str | None = None, dry_r
             to_position=min({**now, **places}.values()),
             restored=superseded_by(connection, database.tables, subscriber=row.name, above=above, operation=operation),
             operation=None,
+            undo=_there_again(row.name, now, places),
         )
         if dry_run:
             return undone
@@ -93,6 +96,14 @@ def undo(database: Database, operation: int, *, reason: str | None = None, dry_r
         number = record(connection, database.tables, done)
         restore_superseded(connection, database.tables, subscriber=row.name, above=above, operation=operation)
     return msgspec.structs.replace(undone, operation=number)
+
+
+def _there_again(name: str, now: Mapping[int, int], places: Mapping[int, int]) -> str | None:
+    if len(set(now.values())) > 1:
+        return None
+    (position,) = set(now.values())
+    again = " --resend" if any(place > position for place in places.values()) else ""
+    return f"eventlog seek {name} --from {position + 1}{again}"
 
 
 def _read(connection: Connection, database: Database, operation: int) -> Row[Any]:
