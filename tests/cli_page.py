@@ -3,9 +3,9 @@
     python -m tests.cli_page            writes it anew
     python -m tests.cli_page --check    says whether it is up to date, and ends with 1 if it is not
 
-It holds what `--help` says of each command, in the order and the sections of `eventlog --help`, and what is common to all
-of them: the shared options, once, the forms of output, and the exit codes. A command that is added to the list in
-`cli/main.py`, or an option that is added to a command, is in it the next time it is written; nothing is to be told here.
+It holds what `--help` says of each command, in the order and the sections of `eventlog --help`, and what is common to
+all of them: the shared options, once, the forms of output, and the exit codes. A command that is added to the list in
+`cli/main.py`, or an option that is added to a command, is in it the next time it is written; nothing is told here.
 """
 
 import inspect
@@ -24,15 +24,19 @@ from eventlog.cli.output import Format
 from tests.docs_support import DOCS
 
 PAGE = DOCS / "cli.md"
-REMEDY = (
-    "docs/cli.md is not what the commands say: `python -m tests.cli_page` writes it anew; commit what it has changed"
-)
+REMEDY = "docs/cli.md is not what the commands say: write it anew by `python -m tests.cli_page`, and commit it"
 
 HEAD = """\
 # The command line
 
-Every command of `eventlog`, as its `--help` tells it. This page is written from the commands by `python -m tests.cli_page`; it
-is not edited.
+Every command of `eventlog`, as its `--help` tells it. This page is written from the commands, by
+`python -m tests.cli_page`, and never edited.
+"""
+
+COMMON = """\
+Data goes to stdout, talk and errors to stderr. With JSON an error is one line on stderr,
+`{"error": {"code", "message", "remedy"}}`. What moves, gives up or takes away has `--dry-run`, and asks first;
+where nobody can be asked it is refused unless `--yes` says so.
 """
 
 EXITS = {
@@ -80,9 +84,7 @@ def _common() -> Iterator[str]:
     yield "|---|---|"
     yield from (f"| `{one}` | {FORMATS[one]} |" for one in Format)
     yield ""
-    yield 'Data goes to stdout, talk and errors to stderr. With JSON an error is one line, `{"error": {"code", "message",'
-    yield '"remedy"}}`, on stderr. What changes something and is not small has `--dry-run` and asks; where nobody can be asked it is'
-    yield "refused unless `--yes` says so.\n"
+    yield COMMON
     yield "| exit code | |"
     yield "|---|---|"
     yield from (f"| {int(code)} | {EXITS[code]} |" for code in Exit)
@@ -95,11 +97,11 @@ def _sections() -> Iterator[str]:
         for name in commands:
             command = eventlog.get_command(click.Context(eventlog), name)
             assert command is not None, f"there is no command {name}"
-            yield from _command(command, f"eventlog {name}", depth=3)
+            yield from command_lines(command, f"eventlog {name}", depth=3)
 
 
-def _command(command: click.Command, path: str, *, depth: int) -> Iterator[str]:
-    """A command, and those below it where it is a group."""
+def command_lines(command: click.Command, path: str, *, depth: int) -> Iterator[str]:
+    """Yield the pieces that tell a command, and those below it where it is a group."""
     context = click.Context(command, info_name=path)
     pieces = " ".join(command.collect_usage_pieces(context))
     yield f"{'#' * depth} {path}\n"
@@ -111,7 +113,7 @@ def _command(command: click.Command, path: str, *, depth: int) -> Iterator[str]:
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None, f"there is no command {path} {name}"
-            yield from _command(below, f"{path} {name}", depth=depth + 1)
+            yield from command_lines(below, f"{path} {name}", depth=depth + 1)
 
 
 def _options(command: click.Command, *, known: Iterable[str | None]) -> Iterator[str]:
@@ -173,4 +175,4 @@ if __name__ == "__main__":
         if not PAGE.exists() or PAGE.read_text() != page():
             sys.exit(REMEDY)
     else:
-        print(f"{PAGE}: {'written anew' if write(PAGE) else 'was up to date'}")
+        sys.stdout.write(f"{PAGE}: {'written anew' if write(PAGE) else 'was up to date'}\n")

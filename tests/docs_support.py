@@ -18,6 +18,7 @@ read the difference before you commit it.
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -48,21 +49,41 @@ VARYING = (
 
 
 INTERPRETER = """
-import contextlib, io, json, sys, traceback
+import contextlib, io, json, os, sys, traceback
+
+import alembic.command, sqlalchemy.orm
+import eventlog.projections, eventlog.schema.migrate, eventlog.subscribers.app, eventlog.subscribers.control
 
 commands, answers = sys.stdin, sys.stdout
-names = {"__name__": "__main__"}
-for line in commands:
-    printed = io.StringIO()
-    error = None
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        try:
-            exec(compile(json.loads(line), "<the page>", "exec"), names)
-        except BaseException:
-            error = traceback.format_exc()
-    print(json.dumps({"printed": printed.getvalue(), "error": error}), file=answers, flush=True)
+
+def play(page):
+    os.chdir(page["folder"])
+    os.environ.clear()
+    os.environ.update(page["environment"])
+    names = {"__name__": "__main__"}
+    while (code := json.loads(commands.readline() or "null")) is not None:
+        printed = io.StringIO()
+        error = None
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            try:
+                exec(compile(code, "<the page>", "exec"), names)
+            except BaseException:
+                error = traceback.format_exc()
+        print(json.dumps({"printed": printed.getvalue(), "error": error}), file=answers, flush=True)
+
+while page := commands.readline():
+    print("begun", file=answers, flush=True)
+    child = os.fork()
+    if not child:
+        play(json.loads(page))
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("over", file=answers, flush=True)
 """
-"""Runs one block of Python after the other, and answers with what each has printed."""
+"""Forks for each page, so that what it declares stays out of the next one, and what all of them import is imported
+once; then runs one block of Python after the other, and answers with what each has printed. Nobody sends a line before
+the one before it was answered, so nothing of one process is left in the buffer of the other.
+"""
 
 
 def assert_page_holds(page: Path, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
@@ -165,32 +186,42 @@ def _same(text: str) -> str:
 
 @contextlib.contextmanager
 def _interpreter(folder: Path, environment: Mapping[str, str]) -> Iterator[Any]:
-    """Lend a function that runs Python in a process of its own: what a page declares stays out of the other tests."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERPRETER],
-        cwd=folder,
-        env=_environment(environment),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    """Lend a function that runs Python in a process of the page: what it declares stays out of the other tests."""
+    process = _started_interpreter()
     assert process.stdin is not None
     assert process.stdout is not None
     sent, answers = process.stdin, process.stdout
 
-    def run(code: str) -> str:
-        sent.write(f"{json.dumps(code)}\n")
+    def send(message: Any) -> None:
+        sent.write(f"{json.dumps(message)}\n")
         sent.flush()
+
+    def run(code: str) -> str:
+        send(code)
         answer = json.loads(answers.readline())
         assert answer["error"] is None, f"{code}\n{answer['error']}"
         return str(answer["printed"])
 
+    send({"folder": str(folder.resolve()), "environment": _environment(environment)})
+    assert answers.readline() == "begun\n", "the interpreter of the pages has not begun one"
     try:
         yield run
     finally:
-        sent.close()
-        process.wait(timeout=30)
-        answers.close()
+        send(None)
+        over = answers.readline()
+    assert over == "over\n", f"the interpreter of the pages has ended: {over!r}"
+
+
+@functools.cache
+def _started_interpreter() -> subprocess.Popen[str]:
+    """One for all pages of this process; it ends with it, when nothing more can come from its stdin."""
+    return subprocess.Popen(
+        [sys.executable, "-c", INTERPRETER],
+        env=_environment({}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _environment(added: Mapping[str, str]) -> dict[str, str]:
