@@ -41,7 +41,7 @@ def doctor(listen_url: str | None, quick_check: bool) -> int:
     SQLite the file and its journal; with --app also in the other databases of its subscribers. Nothing is changed. Exit
     code 4 when something is wrong, 5 when there is no log.
 
-    \\b
+    \b
       eventlog doctor
       eventlog doctor --output json | jq '.findings[] | select(.status == "wrong")'
     """
