@@ -24,7 +24,12 @@ PLAYED = (
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(?:`|^\$ )eventlog ([a-z][^`|>\n]*)", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(DOCS.parent))
 
 
 @pytest.mark.parametrize("page", PLAYED)
@@ -60,7 +65,19 @@ def test_a_command_below_another_one_is_in_the_reference() -> None:
     assert "```sh\neventlog above below\n```" in told
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS.parent)))
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_command_that_a_page_names_is_there_and_takes_what_it_is_given(page: Path) -> None:
+    assert not [line for line in COMMAND.findall(page.read_text()) if not _is_known(line)]
+
+
+@pytest.mark.parametrize("line", ["rewound mail", "rewind mail --resent", "types locks", "skip --reason 'x' --onto y"])
+def test_a_command_or_an_option_that_is_not_there_is_found(line: str) -> None:
+    assert not _is_known(line)
+    assert _is_known("rewind mail --from 4 --resend")
+    assert _is_known("types lock --output=json")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     targets = [target for target in LINK.findall(BLOCK.sub("", page.read_text())) if "://" not in target]
     assert not [target for target in targets if not _resolves(page, target)]
@@ -83,6 +100,21 @@ def _all_there_is() -> Iterator[str]:
         yield from (one.opts[-1] for one in command.params if isinstance(one, click.Option) and not one.hidden)
     yield from (f"\n| {int(code)} | " for code in Exit)
     yield from (f"\n| `{one}` | " for one in Format)
+
+
+def _is_known(line: str) -> bool:
+    """Tell whether a command line is one: the command, the one below it where there are such, and all its options."""
+    words = iter(re.sub(r"""(["']).*?\1""", "", line).split())
+    command: click.Command | None = eventlog
+    while isinstance(command, click.Group):
+        name = next(words, None)
+        if name is None:
+            return command is not eventlog
+        command = command.get_command(click.Context(command), name)
+    if command is None:
+        return False
+    taken = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+    return {word.partition("=")[0] for word in words if word.startswith("--")} <= taken
 
 
 def _resolves(page: Path, target: str) -> bool:
