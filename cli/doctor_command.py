@@ -43,7 +43,7 @@ def doctor(listen_url: str | None, quick_check: bool) -> int:
 
     \b
       eventlog doctor
-      eventlog doctor --output json | jq '.findings[] | select(.status == "wrong")'
+      eventlog doctor -o json | jq '.findings[] | select(.status == "wrong")'
     """
     settings = read_settings()
     log = named_log(settings)

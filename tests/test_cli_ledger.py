@@ -12,9 +12,13 @@ def test_status_has_the_keys_that_are_promised(shop: Shop) -> None:
     position = shop.orders(1, -1)[-1]
     shop.drain()
     found = shop.json("status")
-    assert set(found) == {"head", "high_water_mark", "held_back_by", "subscribers"}
+    more = {"held_back_seconds", "rate", "workers"}
+    assert set(found) == {"head", "high_water_mark", "held_back_by", "subscribers"} | more
     assert (found["head"], found["high_water_mark"], found["held_back_by"]) == (position, position, [])
-    assert shop.status("mail") == {
+    mail = shop.status("mail")
+    assert {name: mail.pop(name) for name in ("lag_seconds", "rate")} == {"lag_seconds": 0.0, "rate": None}
+    assert mail.pop("last_error")["error_type"] == "ValueError"
+    assert mail == {
         "name": "mail",
         "kind": "effect",
         "state": "running",
