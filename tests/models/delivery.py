@@ -132,9 +132,9 @@ SCENES: Mapping[str, tuple[Scene, World]] = {
         for mode in MODES
     },
     **{
-        f"{mode}, three events and two of each": (
+        f"{mode}, three events, two deaths and two expired leases": (
             Scene(mode, ("ok", "fails", "ok"), "aba", width=2),
-            World(0, deaths=2, expiries=2, losses=1, stops=1),
+            World(0, deaths=2, expiries=2),
         )
         for mode in MODES
     },
@@ -247,7 +247,7 @@ class Delivery(Model[World]):
     }
     hides = frozenset({"at", "place", "batch", "deaths", "expiries", "losses", "stops", "operator"})
     sets = frozenset({"ledger", "done", "called", "passed", "entries", "parked"})
-    large = frozenset(name for name in SCENES if "two of each" in name)
+    large = frozenset(name for name in SCENES if "two expired" in name)
 
     def scopes(self) -> Mapping[str, World]:
         return {name: world._replace(scene=place) for place, (name, (_, world)) in enumerate(SCENES.items())}
