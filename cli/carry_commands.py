@@ -22,6 +22,10 @@ from eventlog.events import StoredEvent
 from eventlog.importing import Imported, Importing, Positions
 from eventlog.log import EventLog
 
+POSITIONS_SHOWN = 20_000
+BYTES_SHOWN = 8_388_608
+"""From how much on there is time to look at progress."""
+
 
 @click.command()
 @click.argument("file", default=PIPE)
@@ -69,7 +73,7 @@ def export(
         end = mark if until is None else min(until, mark)
         events = log.read_stored(after=beginning, until=end, **narrowed)
         total = None if file == PIPE or settings.json else end - beginning
-        with _progress(total, "positions") as progress:
+        with _progress(total, "positions", from_on=POSITIONS_SHOWN) as progress:
             written = _written(events, _as_lines(log, form, source), write, progress, after=beginning)
     _show_exported(written, settings, file=file, form=form)
 
@@ -169,16 +173,16 @@ def _until_then(importing: Importing) -> str:
 
 
 def _follow(batches: Iterator[Imported], lines: Lines, total: int | None) -> None:
-    with _progress(total, "bytes") as progress:
+    with _progress(total, "bytes", from_on=BYTES_SHOWN) as progress:
         for _ in batches:
             if progress is not None:
                 progress.reached(lines.bytes_read)
 
 
 @contextmanager
-def _progress(total: int | None, what: str) -> Iterator[Progress | None]:
-    """Show progress where the end is known."""
-    if total is None or total <= 0:
+def _progress(total: int | None, what: str, *, from_on: int) -> Iterator[Progress | None]:
+    """Show progress where the end is known, and is not near."""
+    if total is None or total < from_on:
         yield None
         return
     with shown_progress(total, what=what) as progress:

@@ -14,7 +14,6 @@ from eventlog.errors import RefusedError
 from eventlog.subscribers.control import Move, Undone
 
 TYPES_SHOWN = 10
-NO_WORKER = "no worker is live"
 
 
 def ask(question: str, *, yes: bool, dry_run_offered: bool) -> None:
@@ -40,9 +39,10 @@ def show_plan(move: Move, *, dry_run: bool) -> None:
 
 
 def show_done(deed: str, move: Move) -> None:
-    """Tell a person what was done, and how it is taken back."""
+    """Tell a person what was done, and how it is taken back; tables that were emptied can only be filled again."""
     show(f"{deed} {move_line(move)}")
-    show(f"  undo: {move.undo or 'none, tables that were emptied are only filled again'}")
+    if move.undo is not None:
+        show(f"  undo: {move.undo}")
 
 
 def show_undone(undone: Undone) -> None:
@@ -81,9 +81,8 @@ def _plan_lines(move: Move) -> list[str]:
         lines.append(f"{counted(move.superseded, 'open failure')} superseded: those events come again")
     if move.emptied:
         lines.append(f"emptied and filled again: {', '.join(move.emptied)}")
-    lines.append(
-        f"{counted(len(move.workers), 'worker')} live: {', '.join(move.workers)}" if move.workers else NO_WORKER
-    )
+    if move.workers:
+        lines.append(f"{counted(len(move.workers), 'worker')} live: {', '.join(move.workers)}")
     return lines
 
 
