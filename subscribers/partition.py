@@ -120,7 +120,7 @@ class Partition:
             more = self._deliver(until)
         except LeaseLostError as error:
             log_turn(logger.info, "%s", self.lease, error)
-            self.lease.forget()
+            self._forget()
             return Delivered(moved=True)
         except InterruptedTurnError as error:
             self._forget()
@@ -154,7 +154,7 @@ class Partition:
         return Delivered()
 
     def _forget(self) -> None:
-        """Rely on nothing that was read before the database interrupted the turn."""
+        """Rely on nothing that was read before the turn failed: it may be of a log that has been put back since."""
         self.lease.forget()
         self._runtime.feed.forget()
 
