@@ -36,7 +36,7 @@ test: $(READY)  ## run the tests on SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 soak: $(READY)  ## many random histories of subscribers, for as long as an hour
-	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py tests/test_models.py
+	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py tests/test_models.py tests/test_benchmarks.py
 	$(BIN)/python -m benchmarks.lost_events --seconds 120
 	$(BIN)/python -m benchmarks.lost_events --seconds 60 --database sqlite
 

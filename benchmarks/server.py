@@ -22,11 +22,11 @@ def bench_server() -> AbstractContextManager[str]:
 
 
 @contextmanager
-def empty_database(server: str, name: str) -> Iterator[str]:
-    """Lend an empty database; it is dropped afterwards, whoever is still connected."""
+def empty_database(server: str, name: str, *, template: str = "template1") -> Iterator[str]:
+    """Lend an empty database, or a copy of another; it is dropped afterwards, whoever is still connected."""
     base = sqlalchemy.make_url(server).set(drivername="postgresql")
     with psycopg.connect(base.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(f"create database {name}".encode())
+        connection.execute(f"create database {name} template {template}".encode())
         try:
             yield base.set(database=name).render_as_string(hide_password=False)
         finally:
