@@ -14,6 +14,7 @@ from eventlog.errors import RefusedError
 from eventlog.subscribers.control import Move, Undone
 
 TYPES_SHOWN = 10
+NO_WORKER = "no worker is live"
 
 
 def ask(question: str, *, yes: bool, dry_run_offered: bool) -> None:
@@ -39,10 +40,9 @@ def show_plan(move: Move, *, dry_run: bool) -> None:
 
 
 def show_done(deed: str, move: Move) -> None:
-    """Tell a person what was done, and how it is taken back; tables that were emptied can only be filled again."""
+    """Tell a person what was done, and how it is taken back."""
     show(f"{deed} {move_line(move)}")
-    if move.undo is not None:
-        show(f"  undo: {move.undo}")
+    show(f"  undo: {move.undo or 'none, tables that were emptied are only filled again'}")
 
 
 def show_undone(undone: Undone) -> None:
@@ -81,8 +81,9 @@ def _plan_lines(move: Move) -> list[str]:
         lines.append(f"{counted(move.superseded, 'open failure')} superseded: those events come again")
     if move.emptied:
         lines.append(f"emptied and filled again: {', '.join(move.emptied)}")
-    if move.workers:
-        lines.append(f"{counted(len(move.workers), 'worker')} live: {', '.join(move.workers)}")
+    lines.append(
+        f"{counted(len(move.workers), 'worker')} live: {', '.join(move.workers)}" if move.workers else NO_WORKER
+    )
     return lines
 
 

@@ -73,6 +73,8 @@ def test_every_move_prints_the_command_that_takes_it_back(sqlite_shop: Shop) -> 
     undo_of(*again)
     assert sqlite_shop.checkpoint("mail") == positions[0]
     assert undo_of("advance", "mail", "--to-end")[0] == "undo"
+    ran = sqlite_shop.cli("rewind", "board", "--to-start", "--yes")
+    assert "undo: none, tables that were emptied are only filled again" in ran.out
 
 
 def test_a_plan_names_the_workers_that_are_live(behind: Behind) -> None:
