@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from benchmarks.lost_events import report
+from eventlog.doctor import FindingStatus, examine
 from eventlog.log import EventLog
 from tests.docs_support import DOCS
 from tests.log_support import notes
@@ -16,6 +17,7 @@ from tests.schema_support import apply_sql, facts
 PAGE = DOCS / "reliability.md"
 ROOT = DOCS.parent
 NAMED = re.compile(r"`(tests/\w+\.py)::(\w+)`")
+WRONG = FindingStatus.WRONG
 SQL = re.compile(r"^```sql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ROW = re.compile(r"^\| ([\w-]+(?: \(control\))?) \|.*\| ([\d,]+) \| [\d,]+ \| [\d,]+ \|$", re.MULTILINE)
 """A row of the table: whose it is, and how many events were missed."""
@@ -75,6 +77,7 @@ def test_triggers_that_a_restore_has_left_enabled_the_ordinary_way_are_found_and
         connection.execute(text("select setval('eventlog.events_position_seq', 2)"))
     assert found_by(postgres_log, triggers) > 2
     assert found_by(postgres_log, sequence) == 1
+    assert {one.check for one in examine(postgres_log.database) if one.status is WRONG} == {"tables", "positions"}
 
     apply_sql(postgres_log.engine.url.render_as_string(hide_password=False), mend)
     assert facts(postgres_log.engine) == before
