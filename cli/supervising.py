@@ -47,6 +47,9 @@ RESTART_SECONDS_MAX = 30.0
 LASTED_SECONDS = 60.0
 """A process that ran for so long is started again without much delay, whatever was before."""
 
+_IN_ORDER = (Exit.OK, Exit.INTERRUPTED, -signal.SIGTERM, -signal.SIGINT)
+"""The exit codes of a process that was asked to end."""
+
 END_SECONDS_MAX = 5.0
 """How long a process has to end after the second signal."""
 
@@ -159,7 +162,7 @@ class Process:
             if self._clock.monotonic() >= self._start_at:
                 self._start()
         elif self.has_ended():
-            self._plan_restart()
+            self._plan_restart(f"has died after {self._age():.0f} s ({_told_code(self.last_code)})")
 
     def has_ended(self) -> bool:
         """Whether it does not run, or has just ended; note what it had done."""
@@ -187,23 +190,22 @@ class Process:
         return self._clock.monotonic() - self._started_at
 
     def _start(self) -> None:
-        self._running = self._starts.start(self.number)
         self._started_at = self._clock.monotonic()
-        logger.info("process %d is pid %d", self.number, self._running.pid)
+        try:
+            self._running = self._starts.start(self.number)
+        except OSError as error:
+            self._plan_restart(f"could not be started: {error.strerror}")
+        else:
+            logger.info("process %d is pid %d", self.number, self._running.pid)
 
-    def _plan_restart(self) -> None:
-        lasted = self._age()
-        if lasted >= LASTED_SECONDS:
+    def _plan_restart(self, what: str) -> None:
+        """Start it again in a while; until then there is nothing of it that could fail to end in order."""
+        if self._age() >= LASTED_SECONDS:
             self._wait_seconds = RESTART_SECONDS_MIN
         self.restarts += 1
+        self.last_code = 0
         self._start_at = self._clock.monotonic() + self._wait_seconds
-        logger.error(
-            "process %d has died after %.0f s (%s); started again in %.1f s",
-            self.number,
-            lasted,
-            _told_code(self.last_code),
-            self._wait_seconds,
-        )
+        logger.error("process %d %s; started again in %.1f s", self.number, what, self._wait_seconds)
         self._wait_seconds = min(RESTART_SECONDS_MAX, self._wait_seconds * 2)
 
     def _told(self) -> Drained:
@@ -224,8 +226,8 @@ class Supervisor:
 
     @property
     def failed(self) -> bool:
-        """Whether one of them did not end as it was asked to."""
-        return any(process.last_code not in (Exit.OK, Exit.INTERRUPTED) for process in self._processes)
+        """Whether one of them did not end as it was asked to. One that was only starting has died by the signal."""
+        return any(process.last_code not in _IN_ORDER for process in self._processes)
 
     def run(self, came: Sequence[int]) -> None:
         """Keep them running until a signal has come, and end them then."""

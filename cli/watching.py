@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventlog.cli.following import Ending, ending_gently
-from eventlog.cli.output import Format, printable, say, show
+from eventlog.cli.output import Format, printable, rich_table, say, show
 from eventlog.cli.settings import Settings
-from eventlog.cli.status_table import Table, by_urgency, held_back_line, log_line, status_table
+from eventlog.cli.status_table import by_urgency, held_back_line, log_line, status_table
 from eventlog.clock import SystemClock, utc_now
 from eventlog.database import Database
 from eventlog.errors import DatabaseError, UsageError
@@ -92,7 +92,7 @@ def _on_screen(looks: Looks, ending: Ending, seconds: float) -> None:
     with _keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         while not ending.is_set():
             _look(looks, seen)
-            if _shown_until(seconds, seen, live, ending, keys, interval=seconds):
+            if _shown_for(seconds, seen, live, ending, keys):
                 return
 
 
@@ -104,7 +104,7 @@ def _look(looks: Looks, seen: _Seen) -> None:
     seen.at = f"{utc_now():%H:%M:%S}"
 
 
-def _shown_until(seconds: float, seen: _Seen, live: "Live", ending: Ending, keys: "Keys", *, interval: float) -> bool:
+def _shown_for(seconds: float, seen: _Seen, live: "Live", ending: Ending, keys: "Keys") -> bool:
     """Show what was seen until it is time to look again; return whether somebody wants to leave."""
     clock = SystemClock()
     ends = clock.monotonic() + seconds
@@ -112,7 +112,7 @@ def _shown_until(seconds: float, seen: _Seen, live: "Live", ending: Ending, keys
     while not ending.is_set() and (left := ends - clock.monotonic()) > 0:
         size = live.console.size
         if size != drawn:
-            live.update(_screen(seen, live.console, interval=interval), refresh=True)
+            live.update(_screen(seen, live.console, interval=seconds), refresh=True)
             drawn = size
         if keys.quit_within(min(_LOOK_SECONDS, left), ending):
             return True
@@ -127,22 +127,17 @@ def _screen(seen: _Seen, console: "Console", *, interval: float) -> "RenderableT
     if seen.status is not None:
         parts.append(Text(log_line(seen.status), style="bold"))
         parts += [Text(printable(held_back_line(one)), style="yellow") for one in seen.status.held_back_by[:3]]
-        parts.append(_rich_table(*_fitting(seen.status, console.width, console.height - LINES_BESIDE - len(parts))))
+        parts.append(_fitting(seen.status, console.width, console.height - LINES_BESIDE - len(parts)))
     if seen.trouble is not None:
         parts.append(Text(printable(seen.trouble), style="bold red"))
     parts.append(Text(f"{seen.at} UTC, every {interval:g} s; q leaves", style="dim"))
     return Group(*parts)
 
 
-def _fitting(found: Status, width: int, room: int) -> tuple[Table, int]:
-    """As many subscribers as there is room for, and how many there are beside them."""
+def _fitting(found: Status, width: int, room: int) -> "RenderableType":
+    """A table of as many subscribers as there is room for, and how many there are beside them."""
     shown = found.subscribers if len(found.subscribers) <= room else by_urgency(found.subscribers)[: max(1, room)]
-    return status_table(shown, width=width, rated=True), len(found.subscribers) - len(shown)
-
-
-def _rich_table(table: Table, left_out: int) -> "RenderableType":
-    from eventlog.cli.output import rich_table
-
+    table, left_out = status_table(shown, width=width, rated=True), len(found.subscribers) - len(shown)
     caption = f"and {left_out} more: the window is too small for them" if left_out else None
     return rich_table(table.columns, table.rows, caption=caption)
 

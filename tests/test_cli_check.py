@@ -44,7 +44,7 @@ def test_an_old_event_does_not_hold(shop: Shop) -> None:
     wait_until(lambda: shop.status("mail")["lag_seconds"] > 0.3, what="it is a third of a second old")
     ran = shop.cli("check", "--max-age", "0.2s")
     assert ran.code == 4
-    assert "mail has an event waiting for 0 s" in ran.out
+    assert re.search(r"mail has an event waiting for \d+ s", ran.out)
     assert shop.cli("check", "--max-age", "1h").code == 0
 
 
@@ -89,7 +89,7 @@ def test_what_an_open_append_holds_back_counts_as_age(
         assert shop.status("mail")["lag"] == 0
         ran = shop.cli("check", "--max-age", "0.2s")
     assert ran.code == 4
-    assert re.search(r"events are held back for \d s, .* by pid \d+ \(eventlog, user \w+\), open since", ran.out)
+    assert re.search(r"events are held back for \d+ s, .* by pid \d+ \(eventlog, user \w+\), open since", ran.out)
 
 
 def test_who_is_not_registered_is_not_found(shop: Shop) -> None:

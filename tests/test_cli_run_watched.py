@@ -318,6 +318,40 @@ def test_a_second_signal_is_passed_on_and_whoever_minds_neither_is_killed(
     assert supervisor.failed
 
 
+@pytest.mark.parametrize("script", ["sleep 60", "exit 3", "trap 'exit 0' TERM; while :; do sleep 0.05; done"])
+def test_who_is_starting_waiting_or_running_when_it_is_to_stop_has_ended_in_order(tmp_path: Path, script: str) -> None:
+    supervisor, came = Supervisor(Programs(tmp_path, f"touch {tmp_path}/up; {script}"), None), list[int]()
+    running = Background(lambda: supervisor.run(came))
+    eventually((tmp_path / "up").exists, what="it runs")
+    if script == "exit 3":
+        eventually(lambda: supervisor.told()["restarts"], what="it was found dead")
+    came.append(signal.SIGTERM)
+    running.join()
+    assert not supervisor.failed
+
+
+def test_who_ends_with_a_failure_when_it_is_to_stop_is_told(tmp_path: Path) -> None:
+    script = f"trap 'exit 5' TERM; touch {tmp_path}/up; while :; do sleep 0.05; done"
+    supervisor, came = Supervisor(Programs(tmp_path, script), None), list[int]()
+    running = Background(lambda: supervisor.run(came))
+    eventually((tmp_path / "up").exists, what="it runs")
+    came.append(signal.SIGTERM)
+    running.join()
+    assert supervisor.failed
+
+
+def test_what_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class NoMore(Programs):
+        def start(self, number: int) -> "subprocess.Popen[bytes]":
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    clock = HandClock()
+    process = Process(1, NoMore(tmp_path, ""), clock)
+    process.keep()
+    assert (process.runs, process.restarts) == (False, 1)
+    assert "could not be started: Resource temporarily unavailable; started again in 0.5 s" in caplog.text
+
+
 def test_an_app_that_cannot_be_run_is_told_once_and_not_by_every_process(shop: Shop) -> None:
     ran = shop.cli("run", "--processes", 2, "--app", "nowhere:app")
     assert (ran.code, "no module 'nowhere'" in ran.err) == (2, True)
