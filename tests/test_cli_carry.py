@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -221,7 +222,7 @@ def test_an_import_reads_stdin(sqlite_shop: Shop, monkeypatch: pytest.MonkeyPatc
 
 def test_the_reader_of_an_export_that_has_enough_is_no_error(sqlite_shop: Shop) -> None:
     filled(sqlite_shop, 2_000)
-    exporting = " ".join(command("export"))
+    exporting = shlex.join(command("export"))
     ran = ran_to_end(["bash", "-o", "pipefail", "-c", f"{exporting} | head -1"], cwd=sqlite_shop.folder)
     assert (ran.code, len(ran.lines)) == (0, 1)
 

@@ -49,7 +49,13 @@ def test_the_check_finds_an_append_that_passed_a_matching_event(log: EventLog, m
     monkeypatch.setattr(log.database, "recorded_since", lambda *_: [])
     seed = secrets.token_hex(4)
 
-    writers = [writer for round_ in range(3) for writer in write(log, f"{seed} {round_}")]
-
     with pytest.raises(AssertionError, match="stands between"):
+        race_until_checked(log, seed=seed, rounds_max=20)
+
+
+def race_until_checked(log: EventLog, *, seed: str, rounds_max: int) -> None:
+    """Race on until the check finds something; a round in which nobody was in the way of anybody shows nothing."""
+    writers: list[Writer] = []
+    for round_ in range(rounds_max):
+        writers += write(log, f"{seed} {round_}")
         explain(partial(check, writers, log), seed=seed)
