@@ -1,0 +1,124 @@
+"""Forks a process for each step of a deed of the crash matrix, so that a point costs milliseconds and no start of Python.
+
+Run as `python -m tests.crash_server`. It reads a line of JSON for each step, a `Request`, and writes one, an `Answer`,
+when the process it has forked for it has ended. It has one thread and nothing open: a process that is forked is as good
+as one that was started. It has done a deed itself before, so that what Python and SQLAlchemy make at the first time is
+made once and not in every process.
+"""
+
+import gc
+import logging
+import os
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import msgspec
+
+from tests.crash_deeds import Deed, deed
+from tests.crash_points import Points, watch
+from tests.crash_service import Site, state_of
+
+STEP_SECONDS_MAX = 60.0
+POLL_SECONDS = 0.0005
+FAILED = 70
+"""The exit code of a step that has raised."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that is to be done. Watched, its process counts points, and is killed at `kill_at`; without that it also
+    writes down the points (`points.json`) and the states that were committed (`states.json`).
+    """
+
+    deed: str
+    step: str
+    url: str
+    folder: str
+    watched: bool = False
+    kill_at: int | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """How the process of a step has ended: its exit code, or minus the signal that killed it; and what it said."""
+
+    ended: int
+    said: str
+
+
+def main() -> None:
+    _do_one_deed()
+    gc.freeze()
+    gc.disable()
+    for line in sys.stdin:
+        answer = _carried_out(msgspec.json.decode(line, type=Request))
+        sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
+        sys.stdout.flush()
+
+
+def _do_one_deed() -> None:
+    logging.disable()
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(url=f"sqlite:///{folder}/log.db", folder=Path(folder))
+        for step in (deed("migrate empty").act, deed("deliver mail").prepare, deed("deliver mail").act):
+            step(site)
+    logging.disable(logging.NOTSET)
+    gc.collect()
+
+
+def _carried_out(request: Request) -> Answer:
+    said = Path(request.folder) / "said"
+    process = os.fork()
+    if process == 0:
+        os._exit(_within_child(request, said))
+    return Answer(ended=_wait(process), said=said.read_text() if said.exists() else "")
+
+
+def _wait(process: int) -> int:
+    ends = time.monotonic() + STEP_SECONDS_MAX
+    while True:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > ends:
+            os.kill(process, 9)
+            os.waitpid(process, 0)
+            raise TimeoutError(f"process {process} was not through after {STEP_SECONDS_MAX:g} s")
+        time.sleep(POLL_SECONDS)
+
+
+def _within_child(request: Request, said: Path) -> int:
+    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    try:
+        _do(deed(request.deed), request)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        return FAILED
+    return 0
+
+
+def _do(chosen: Deed, request: Request) -> None:
+    step = {"prepare": chosen.prepare, "act": chosen.act, "recover": chosen.recover}[request.step]
+    folder = Path(request.folder)
+    if not request.watched:
+        step(Site(url=request.url, folder=folder))
+        return
+    states: list[list[str]] = []
+    points = Points(kill_at=request.kill_at, after_commit=None if request.kill_at else lambda: states.append(now()))
+
+    def now() -> list[str]:
+        return state_of(request.url)
+
+    watch(points)
+    step(Site(url=request.url, folder=folder, point=points.here))
+    if request.kill_at is None:
+        (folder / "points.json").write_bytes(msgspec.json.encode(points.passed))
+        (folder / "states.json").write_bytes(msgspec.json.encode(states))
+
+
+if __name__ == "__main__":
+    main()
