@@ -14,11 +14,19 @@ import msgspec
 from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
 
 from eventlog.bell import Bell, Look
-from eventlog.errors import EventLogError, RefusedError, SchemaMissingError, SchemaTooNewError, UsageError
+from eventlog.errors import (
+    DatabaseUnreachableError,
+    EventLogError,
+    RefusedError,
+    SchemaMissingError,
+    SchemaTooNewError,
+    UsageError,
+)
 from eventlog.events import StoredEvent
 from eventlog.pending import Expected, PendingEvent
 from eventlog.query import PageQuery, Query
@@ -168,7 +176,17 @@ class Database(Protocol):
         ...
 
     def passing(self, error: BaseException) -> bool:
-        """Tell whether an error says nothing about what was done: a lost connection, a deadlock, a busy file."""
+        """Tell whether an error says nothing about what was done: a lost connection, a deadlock, a full disk."""
+        ...
+
+    def timed_out(self, error: BaseException) -> bool:
+        """Tell whether an error is a passing one that whoever sent the statement may be the cause of: it took longer
+        than the database allows.
+        """
+        ...
+
+    def ended_idle(self, error: BaseException) -> bool:
+        """Tell whether the database has ended a transaction because nothing was done in it for too long."""
         ...
 
     def was_rolled_back(self, error: BaseException) -> bool:
@@ -242,6 +260,20 @@ def check_schema(database: Database, connection: Connection) -> None:
         f"the log {database.schema!r} {detail} in {database.engine.url.render_as_string(hide_password=True)}",
         remedy="run `eventlog init` with this database",
     )
+
+
+@contextmanager
+def lent_by_pool(engine: Engine) -> Iterator[Connection]:
+    """Lend a connection of an engine. Raises `DatabaseUnreachableError` when all of its pool stay in use."""
+    try:
+        connection = engine.connect()
+    except PoolTimeoutError as error:
+        raise DatabaseUnreachableError(
+            f"no connection to {engine.url.render_as_string(hide_password=True)} was free: {error}",
+            remedy="give the engine a larger pool: create_engine(url, pool_size=..., max_overflow=...)",
+        ) from error
+    with connection:
+        yield connection
 
 
 @contextmanager

@@ -28,8 +28,10 @@ from sqlalchemy.sql.expression import TableClause
 
 from eventlog import postgres_tables
 from eventlog.bell import Bell, Look
-from eventlog.database import Database, Holder, Inserted, RecordedSince, undone_on_error
+from eventlog.database import Database, Holder, Inserted, RecordedSince, lent_by_pool, undone_on_error
 from eventlog.errors import (
+    DatabaseFullError,
+    DatabaseReadOnlyError,
     DatabaseUnreachableError,
     EventLogError,
     PermissionDeniedError,
@@ -41,12 +43,27 @@ from eventlog.errors import (
 from eventlog.events import StoredEvent
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
-from eventlog.postgres_doorbell import PostgresBell
+from eventlog.postgres_doorbell import (
+    KEEPALIVE_IDLE_SECONDS,
+    KEEPALIVE_INTERVAL_SECONDS,
+    KEEPALIVE_TRIES_MAX,
+    UNACKNOWLEDGED_SECONDS_MAX,
+    PostgresBell,
+)
 from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
 from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
 
-CONNECT_TIMEOUT_SECONDS = 5
+_DEFAULTS = {
+    "application_name": "eventlog",
+    "connect_timeout": 5,
+    "tcp_user_timeout": UNACKNOWLEDGED_SECONDS_MAX * 1000,
+    "keepalives_idle": KEEPALIVE_IDLE_SECONDS,
+    "keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
+    "keepalives_count": KEEPALIVE_TRIES_MAX,
+}
+"""Of our connections, unless the URL says otherwise. A network that is gone without a word is noticed within half a
+minute, as it is on the doorbell's connection; the system's own defaults are two hours, or fifteen minutes."""
 
 _COLUMNS = """position, id, stream, version, type, type_version, data::text, metadata::text,
 recorded_at at time zone 'UTC', tags"""
@@ -115,8 +132,13 @@ order by 1, 5
 """
 
 _CONNECTION_LOST = ("08", "57P")
-_PASSING_STATES = frozenset({"40001", "40P01", "25P03", "55P03"})
-"""Serialization failure, deadlock, idle in transaction, lock not available."""
+_NO_RESOURCES = "53"
+"""A full disk, no memory, no connection slot."""
+_TIMED_OUT = "57014"
+_READ_ONLY = "25006"
+_STANDBY = "55000"
+_PASSING_STATES = frozenset({"40001", "40P01", "25P03", "55P03", _TIMED_OUT})
+"""Serialization failure, deadlock, idle in transaction, lock not available; a time-out."""
 
 
 class PostgresDatabase:
@@ -288,7 +310,15 @@ class PostgresDatabase:
         state = cause.sqlstate
         if state is None:
             return isinstance(cause, psycopg.OperationalError)
-        return state in _PASSING_STATES or state.startswith(_CONNECTION_LOST)
+        return state in _PASSING_STATES or state.startswith((*_CONNECTION_LOST, _NO_RESOURCES)) or _is_standby(cause)
+
+    def timed_out(self, error: BaseException) -> bool:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return isinstance(cause, psycopg.Error) and cause.sqlstate == _TIMED_OUT
+
+    def ended_idle(self, error: BaseException) -> bool:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return isinstance(cause, psycopg.Error) and cause.sqlstate == "25P03"
 
     def was_rolled_back(self, error: BaseException) -> bool:
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -321,7 +351,18 @@ class PostgresDatabase:
             return PermissionDeniedError(
                 f"{place}: {said}", remedy="grant the role what it needs, see docs/postgres.md"
             )
-        unreachable = cause.sqlstate is None or cause.sqlstate.startswith((*_CONNECTION_LOST, "28", "3D", "53"))
+        if cause.sqlstate == "53100":
+            return DatabaseFullError(
+                f"{place}: {said}", remedy="make room for the server; what was not committed is done again"
+            )
+        if _is_standby(cause):
+            return DatabaseReadOnlyError(
+                f"{place}: {said}",
+                remedy="lead the URL to the primary: postgresql://one,other/shop?target_session_attrs=read-write",
+            )
+        unreachable = cause.sqlstate is None or cause.sqlstate.startswith(
+            (*_CONNECTION_LOST, "28", "3D", _NO_RESOURCES)
+        )
         if isinstance(cause, psycopg.OperationalError) and unreachable:
             return DatabaseUnreachableError(
                 f"{place} does not answer: {said}", remedy="is the server up, and are host, port and database right?"
@@ -346,7 +387,7 @@ class PostgresDatabase:
 
     @contextmanager
     def _lend(self, engine: Engine) -> Iterator[Connection]:
-        with engine.connect() as connection, self._respecting_poolers(connection):
+        with lent_by_pool(engine) as connection, self._respecting_poolers(connection):
             yield connection
 
     @contextmanager
@@ -378,12 +419,20 @@ def _driver_errors(connection: Connection, *, sql: str | None) -> Iterator[None]
     try:
         yield
     except psycopg.Error as error:
-        lost = bool(getattr(borrowed.driver_connection, "closed", False))
+        # A standby is no place to stay: the next connection may lead to the primary.
+        lost = bool(getattr(borrowed.driver_connection, "closed", False)) or _is_standby(error)
         if lost:
             connection.invalidate(error)
         raise DBAPIError.instance(
             sql, None, error, psycopg.Error, connection_invalidated=lost, dialect=connection.dialect
         ) from error
+
+
+def _is_standby(error: BaseException) -> bool:
+    """Whether a server has said that it takes no writes, or that it is no place to read a high-water mark."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    return error.sqlstate == _READ_ONLY or (error.sqlstate == _STANDBY and "standby" in str(error))
 
 
 def _engine(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:
@@ -397,10 +446,9 @@ def _engine(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:
     url = make_url(url_or_engine)
     if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg_async"):
         raise UsageError(f"{url.drivername} is not spoken here", remedy="use postgresql:// (psycopg 3)")
-    defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "eventlog"}
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
-        connect_args={name: value for name, value in defaults.items() if name not in url.query},
+        connect_args={name: value for name, value in _DEFAULTS.items() if name not in url.query},
     )
     event.listen(engine, "connect", lambda driver, _record: pooler.prepare_nothing_on(driver))
     return engine

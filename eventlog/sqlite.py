@@ -22,8 +22,9 @@ from sqlalchemy.sql.expression import TableClause
 
 from eventlog import sqlite_tables
 from eventlog.bell import Bell, Look
-from eventlog.database import Database, Holder, Inserted, RecordedSince, undone_on_error
+from eventlog.database import Database, Holder, Inserted, RecordedSince, lent_by_pool, undone_on_error
 from eventlog.errors import (
+    DatabaseFullError,
     DatabaseUnreachableError,
     EventLogError,
     SchemaMissingError,
@@ -47,6 +48,10 @@ READ_ONLY = "eventlog_read_only"
 
 _COLUMNS = "position, id, stream, version, type, type_version, data, metadata, recorded_at, tags"
 _PREPARED = "eventlog_begins_immediate"
+
+_NO_ROOM = "disk is full"
+_NO_FILE = ("unable to open", "readonly", "disk I/O")
+"""What SQLite says of a disk and of a file that cannot be used."""
 
 
 class SqliteDatabase:
@@ -74,7 +79,7 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection, connection.begin(), undone_on_error(connection):
+        with lent_by_pool(self.engine) as connection, connection.begin(), undone_on_error(connection):
             if not _driver(connection).in_transaction:
                 connection.exec_driver_sql("begin immediate")
             elif not getattr(self.engine, _PREPARED, False):
@@ -84,7 +89,7 @@ class SqliteDatabase:
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection:
+        with lent_by_pool(self.engine) as connection:
             yield connection.execution_options(**{READ_ONLY: True})
 
     def autocommit(self) -> AbstractContextManager[Connection] | None:
@@ -218,8 +223,13 @@ class SqliteDatabase:
         """Nothing to do: a file has no roles."""
 
     def passing(self, error: BaseException) -> bool:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        return isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
+        return self.is_own_lock(error) or _says(error, _NO_ROOM, *_NO_FILE)
+
+    def timed_out(self, error: BaseException) -> bool:
+        return False
+
+    def ended_idle(self, error: BaseException) -> bool:
+        return False
 
     def was_rolled_back(self, error: BaseException) -> bool:
         return False
@@ -229,7 +239,7 @@ class SqliteDatabase:
 
     def is_own_lock(self, error: BaseException) -> bool:
         """The transaction a handler is called in holds the write lock, so nobody else's lock can be in its way."""
-        return self.passing(error)
+        return _says(error, "locked")
 
     def translate(self, error: BaseException) -> EventLogError | None:
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -241,8 +251,12 @@ class SqliteDatabase:
             return SchemaMissingError(
                 f"the log {self.schema!r} is not in {place}: {said}", remedy="run `eventlog init` with this database"
             )
+        if _says(error, _NO_ROOM):
+            return DatabaseFullError(
+                f"{place}: {said}", remedy="make room where the file is; what was not committed is done again"
+            )
         if isinstance(cause, sqlite3.OperationalError | sqlite3.DatabaseError) and any(
-            hint in said for hint in ("unable to open", "not a database", "malformed", "readonly", "disk I/O", "locked")
+            hint in said for hint in (*_NO_FILE, "not a database", "malformed", "locked")
         ):
             return DatabaseUnreachableError(
                 f"{place} cannot be used: {said}",
@@ -328,6 +342,12 @@ def _refuse_memory(url: URL) -> None:
             "an in-memory SQLite database exists once per connection: a worker would not see what was appended",
             remedy="name a file, sqlite:///events.db, in a temporary folder if it shall not stay",
         )
+
+
+def _says(error: BaseException, *words: str) -> bool:
+    """Whether SQLite has said one of these about what it was to work with, and not about a statement."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(cause, sqlite3.OperationalError) and any(one in str(cause) for one in words)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.results import Delivered
 from eventlog.subscribers.runtime import Runtime
+from eventlog.subscribers.trouble import Trouble
 
 logger = logging.getLogger("eventlog.worker")
 
@@ -33,7 +34,7 @@ LINGER_SECONDS = 0.02
 """How long the pauses between polls grow before the worker goes to sleep. While events keep coming it never does, and
 whoever appends need not wake it."""
 
-RECONNECT_SECONDS_MAX = 30.0
+RECONNECT_SECONDS_MAX = 5.0
 THREADS_MAX = 8
 """So many partitions take turns at a time, and beside them one replay and one rebuild that is taken into use."""
 
@@ -241,6 +242,7 @@ class _Loop:
         """What runs, and what is told when it has ended: what it did, or nothing when it failed."""
         self._pause_seconds = POLL_SECONDS_MIN
         self._reconnect_seconds = 0.0
+        self._trouble = Trouble(runtime, logger)
 
     def run(self) -> None:
         while self._turns or not self._runtime.stop.is_set():
@@ -255,6 +257,7 @@ class _Loop:
                 self._wait_for_database(error)
             else:
                 self._reconnect_seconds = 0.0
+                self._trouble.say_if_over()
 
     def _begin_turns(self) -> None:
         self._runtime.feed.refresh()
@@ -294,8 +297,9 @@ class _Loop:
             error = turn.exception()
             ended(None if error else turn.result())
             if error is not None:
-                raise error
-            if turn.result().moved:
+                self._refuse_faults_of_ours(error)
+                self._trouble.say("a turn has failed, and is taken again: %s", error)
+            elif turn.result().moved:
                 self._pause_seconds = POLL_SECONDS_MIN
 
     def _rest(self) -> None:
@@ -315,14 +319,20 @@ class _Loop:
             self._sleeper.sleep(self._agenda.allowance)
 
     def _wait_for_database(self, error: Exception) -> None:
-        ours = self._runtime.database.translate(error)
-        if not self._runtime.database.passing(error) and not isinstance(ours, DatabaseError):
-            raise error
+        self._refuse_faults_of_ours(error)
         self._runtime.feed.forget()
         self._agenda.forget()
         self._reconnect_seconds = min(RECONNECT_SECONDS_MAX, max(0.1, self._reconnect_seconds * 2))
-        logger.warning("the database failed, next look in %.1f s: %s", self._reconnect_seconds, ours or error)
-        self._runtime.clock.wait(self._runtime.stop, self._reconnect_seconds)
+        self._trouble.say(f"the database failed, next look in {self._reconnect_seconds:.1f} s: %s", error)
+        self._runtime.clock.wait(self._runtime.stop, self._reconnect_seconds * (0.75 + self._runtime.draw() / 2))
+
+    def _refuse_faults_of_ours(self, error: BaseException) -> None:
+        """Raise an error that is none of the database: it ends the worker, loudly."""
+        database = self._runtime.database
+        if isinstance(error, DatabaseError) or database.passing(error):
+            return
+        if not isinstance(database.translate(error), DatabaseError):
+            raise error
 
 
 def _drain_turn(partition: Partition, until: int, counts: dict[str, Counts]) -> bool:

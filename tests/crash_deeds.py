@@ -176,7 +176,7 @@ def _worker(_which: str) -> Deed:
 
         def is_through() -> bool:
             with app.log.database.reader() as connection:
-                return min(connection.scalars(select(table.c.position))) >= CRATES
+                return all(place >= CRATES for place in connection.scalars(select(table.c.position)))
 
         eventually(is_through, what="everything is done with")
         worker.stop()
@@ -290,7 +290,10 @@ OPERATIONS: dict[str, tuple[Sequence[Step], Step]] = {
     "retry": ((), lambda site: _done(control.retry(_database(site), None))),
     "skip": ((), lambda site: _done(control.skip(_database(site), "mail", [IS_PARKED], reason="enough"))),
     "pause": ((), lambda site: _done(control.pause(_database(site), "mail"))),
-    "resume": ((lambda site: _done(control.pause(_database(site), "mail")),), lambda site: _done(control.resume(_database(site), "mail"))),
+    "resume": (
+        (lambda site: _done(control.pause(_database(site), "mail")),),
+        lambda site: _done(control.resume(_database(site), "mail")),
+    ),
     "partitions": ((), lambda site: _done(control.repartition(_database(site), "mail", 3))),
     "rename": ((), lambda site: _done(control.rename(_database(site), "mail", "post"))),
     "remove": ((), lambda site: _done(control.remove(_database(site), "mail"))),

@@ -145,7 +145,9 @@ class Killed:
 
     @property
     def name(self) -> str:
-        return f"{self.counted.deed!r}, killed at point {self.point}, {self.counted.points[self.point - 1]} (seed {SEED})"
+        return (
+            f"{self.counted.deed!r}, killed at point {self.point}, {self.counted.points[self.point - 1]} (seed {SEED})"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +192,9 @@ class Matrix:
         )
         try:
             answer = self._ask(counted.deed, "act", site, watched=True, kill_at=point)
-            assert answer.ended == -signal.SIGKILL or (may_end and answer.ended == 0), f"it ended with {answer.ended}: {answer.said}"
+            assert answer.ended == -signal.SIGKILL or (may_end and answer.ended == 0), (
+                f"it ended with {answer.ended}: {answer.said}"
+            )
             yield killed
         except BaseException as error:
             error.add_note(killed.name)

@@ -97,7 +97,9 @@ def named(statement: object) -> Name:
     text = statement.decode() if isinstance(statement, bytes) else str(statement)
     found = _FIRST_WORD.match(text)
     verb = found.group(1).lower() if found else "?"
-    about = re.search(f"(?:{_WHERE.get(verb, '(?!)')})\"?([\\w.]+(?:\\s+(?:if\\s+\\w+\\s+)*\"?[\\w.]+)?)", text, re.IGNORECASE)
+    about = re.search(
+        f'(?:{_WHERE.get(verb, "(?!)")})"?([\\w.]+(?:\\s+(?:if\\s+\\w+\\s+)*"?[\\w.]+)?)', text, re.IGNORECASE
+    )
     if about is None:
         return verb
     words = about.group(1).replace('"', "").replace("eventlog.", "").split()

