@@ -77,6 +77,11 @@ class Database(Protocol):
     follows: "Database | None"
     """The database of the log, where the rows of subscribers are in this one and the events are in another."""
 
+    @property
+    def losses(self) -> int:
+        """How many connections have been lost. What was read before a loss may be there no more: see `Feed`."""
+        ...
+
     def transaction(self) -> AbstractContextManager[Connection]:
         """Open a transaction of our own, READ COMMITTED, able to write from its first statement; commit at the end."""
         ...

@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 from psycopg import pq
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
@@ -43,27 +43,11 @@ from eventlog.errors import (
 from eventlog.events import StoredEvent
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
-from eventlog.postgres_doorbell import (
-    KEEPALIVE_IDLE_SECONDS,
-    KEEPALIVE_INTERVAL_SECONDS,
-    KEEPALIVE_TRIES_MAX,
-    UNACKNOWLEDGED_SECONDS_MAX,
-    PostgresBell,
-)
+from eventlog.postgres_connections import engine_for, is_standby, losses_of
+from eventlog.postgres_doorbell import PostgresBell
 from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
 from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
-
-_DEFAULTS = {
-    "application_name": "eventlog",
-    "connect_timeout": 5,
-    "tcp_user_timeout": UNACKNOWLEDGED_SECONDS_MAX * 1000,
-    "keepalives_idle": KEEPALIVE_IDLE_SECONDS,
-    "keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
-    "keepalives_count": KEEPALIVE_TRIES_MAX,
-}
-"""Of our connections, unless the URL says otherwise. A network that is gone without a word is noticed within half a
-minute, as it is on the doorbell's connection; the system's own defaults are two hours, or fifteen minutes."""
 
 _COLUMNS = """position, id, stream, version, type, type_version, data::text, metadata::text,
 recorded_at at time zone 'UTC', tags"""
@@ -135,8 +119,6 @@ _CONNECTION_LOST = ("08", "57P")
 _NO_RESOURCES = "53"
 """A full disk, no memory, no connection slot."""
 _TIMED_OUT = "57014"
-_READ_ONLY = "25006"
-_STANDBY = "55000"
 _PASSING_STATES = frozenset({"40001", "40P01", "25P03", "55P03", _TIMED_OUT})
 """Serialization failure, deadlock, idle in transaction, lock not available; a time-out."""
 
@@ -146,7 +128,8 @@ class PostgresDatabase:
 
     def __init__(self, url_or_engine: str | URL | Engine, *, schema: str) -> None:
         self._pooler = Pooler()
-        self.engine = _engine(url_or_engine, self._pooler)
+        self.engine = engine_for(url_or_engine, self._pooler)
+        self._losses = losses_of(self.engine)
         self.schema = schema
         self.follows: Database | None = None
         self.tables = tables(dialect="postgresql", schema=schema)
@@ -168,6 +151,10 @@ class PostgresDatabase:
         self._read_committed = self.engine.execution_options(isolation_level="READ COMMITTED")
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reads_in_transactions: bool | None = None
+
+    @property
+    def losses(self) -> int:
+        return self._losses.count
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -246,7 +233,7 @@ class PostgresDatabase:
         return Look(head=head, high_water_mark=mark, in_flight=in_flight)
 
     def bell_maker(self, listen_url: str | None) -> Callable[[], Bell]:
-        engine = self.engine if listen_url is None else _engine(listen_url, Pooler())
+        engine = self.engine if listen_url is None else engine_for(listen_url, Pooler())
         tries_poolers = listen_url is not None
         return lambda: PostgresBell(engine, schema=self.schema, notify=self._notify, tries_poolers=tries_poolers)
 
@@ -310,7 +297,7 @@ class PostgresDatabase:
         state = cause.sqlstate
         if state is None:
             return isinstance(cause, psycopg.OperationalError)
-        return state in _PASSING_STATES or state.startswith((*_CONNECTION_LOST, _NO_RESOURCES)) or _is_standby(cause)
+        return state in _PASSING_STATES or state.startswith((*_CONNECTION_LOST, _NO_RESOURCES)) or is_standby(cause)
 
     def timed_out(self, error: BaseException) -> bool:
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -355,7 +342,7 @@ class PostgresDatabase:
             return DatabaseFullError(
                 f"{place}: {said}", remedy="make room for the server; what was not committed is done again"
             )
-        if _is_standby(cause):
+        if is_standby(cause):
             return DatabaseReadOnlyError(
                 f"{place}: {said}",
                 remedy="lead the URL to the primary: postgresql://one,other/shop?target_session_attrs=read-write",
@@ -419,39 +406,12 @@ def _driver_errors(connection: Connection, *, sql: str | None) -> Iterator[None]
     try:
         yield
     except psycopg.Error as error:
-        # A standby is no place to stay: the next connection may lead to the primary.
-        lost = bool(getattr(borrowed.driver_connection, "closed", False)) or _is_standby(error)
+        lost = bool(getattr(borrowed.driver_connection, "closed", False)) or is_standby(error)
         if lost:
             connection.invalidate(error)
         raise DBAPIError.instance(
             sql, None, error, psycopg.Error, connection_invalidated=lost, dialect=connection.dialect
         ) from error
-
-
-def _is_standby(error: BaseException) -> bool:
-    """Whether a server has said that it takes no writes, or that it is no place to read a high-water mark."""
-    if not isinstance(error, psycopg.Error):
-        return False
-    return error.sqlstate == _READ_ONLY or (error.sqlstate == _STANDBY and "standby" in str(error))
-
-
-def _engine(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:
-    if isinstance(url_or_engine, Engine):
-        if url_or_engine.dialect.driver != "psycopg":
-            raise UsageError(
-                f"the engine uses {url_or_engine.dialect.driver}, which this log does not speak",
-                remedy="create it with postgresql+psycopg:// (psycopg 3)",
-            )
-        return url_or_engine
-    url = make_url(url_or_engine)
-    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg_async"):
-        raise UsageError(f"{url.drivername} is not spoken here", remedy="use postgresql:// (psycopg 3)")
-    engine = create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        connect_args={name: value for name, value in _DEFAULTS.items() if name not in url.query},
-    )
-    event.listen(engine, "connect", lambda driver, _record: pooler.prepare_nothing_on(driver))
-    return engine
 
 
 def _driver(connection: Connection) -> Driver:

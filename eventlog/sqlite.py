@@ -77,6 +77,11 @@ class SqliteDatabase:
             moment=_not_before,
         )
 
+    @property
+    def losses(self) -> int:
+        """None: what was read from a file has been committed to it, and the file has no other."""
+        return 0
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         with lent_by_pool(self.engine) as connection, connection.begin(), undone_on_error(connection):

@@ -1,8 +1,9 @@
 """Reads the log for all subscribers of one worker, and decodes each event once.
 
 Subscribers at the same place share a page. A poll asks for the head alone, which is one cheap read; the high-water mark
-is asked for only when the head has moved past it. Nothing here outlives an error of the database: after a failover
-positions that were not yet safe may be given out again, so `forget` is called then.
+is asked for only when the head has moved past it. Nothing here outlives a lost connection, whoever has lost it: after a
+crash or a failover what was read may be gone, and its positions given out again. `Seen` is the second guard against
+that, for what somebody has in hand by then.
 """
 
 import threading
@@ -89,6 +90,7 @@ class Feed:
         self._mark = 0
         self._head = 0
         self._moves = 0
+        self._losses = log.database.losses
         self._pages: OrderedDict[int, Page] = OrderedDict()
 
     @property
@@ -109,20 +111,25 @@ class Feed:
     def refresh(self) -> int:
         """Look whether there is more to read, and return the high-water mark. One query while nothing moves."""
         database = self._log.database
+        losses = database.losses
         with database.reader() as connection:
             head = mark = database.head(connection)
             if head != self._mark:
                 mark = database.high_water_mark(connection)
-        self._saw(head=head, mark=mark)
+        with self._lock:
+            self._forget_what_is_lost(losses)
+            self._saw(head=head, mark=mark)
         return mark
 
     def saw(self, look: Look) -> None:
         """Take over what somebody else has looked at."""
-        self._saw(head=look.head, mark=look.high_water_mark)
+        with self._lock:
+            self._saw(head=look.head, mark=look.high_water_mark)
 
     def page(self, *, after: int, until: int | None = None) -> Page:
         """Return events that follow a position, at most a page of them, none past the mark last read nor `until`."""
         with self._lock:
+            self._forget_what_is_lost(self._log.database.losses)
             end = self._mark if until is None else min(until, self._mark)
             page = self._kept(after)
             if page is None:
@@ -151,6 +158,13 @@ class Feed:
     def forget(self) -> None:
         """Drop what was read: the connection it came from is gone."""
         with self._lock:
+            self._pages.clear()
+            self._saw(head=0, mark=0)
+
+    def _forget_what_is_lost(self, losses: int) -> None:
+        """Know nothing until the next look when a connection has been lost since the last one."""
+        if losses != self._losses:
+            self._losses = losses
             self._pages.clear()
             self._saw(head=0, mark=0)
 

@@ -26,14 +26,19 @@ from eventlog.errors import LeaseLostError, RestoredLogError
 from eventlog.schema.timestamps import database_now, seconds_from_now
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.registration import RowLock, check_contract, read_subscriber
+from eventlog.subscribers.seen import Witness
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a partition stands: what it is done with, what it has announced, and what it ever handed to a handler."""
+    """Where a partition stands: what it is done with, what it has announced, and what it ever handed to a handler.
+
+    `witness` is the last event that was read between the position before and this one: the log must have it there.
+    """
 
     position: int
     in_hand: int
     handled_through: int
+    witness: Witness | None = None
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +122,7 @@ class Lease:
         table = self.database.tables.checkpoints
         moved = connection.execute(
             update(table)
-            .where(*self._ours(self.epoch), table.c.position == self.progress.position)
+            .where(*self._ours(self.epoch), table.c.position == self.progress.position, *self._as_read(progress))
             .values(
                 position=progress.position,
                 in_hand=progress.in_hand,
@@ -127,7 +132,9 @@ class Lease:
             )
         )
         if moved.rowcount != 1:
-            raise self._lost("another worker or an operator has moved its checkpoint")
+            raise self._lost(
+                "its checkpoint was moved by another worker or an operator, or the log has lost what was read"
+            )
 
     def passed(self, progress: Progress, *, since: float) -> None:
         """Note that a transaction with this fence has committed; it began at `since` on the monotonic clock."""
@@ -151,21 +158,21 @@ class Lease:
             if self.epoch == epoch:
                 self._held = False
 
-    def release(self, *, reached: int = 0) -> None:
+    def release(self, passed: Progress | None = None) -> None:
         """Let others have it at once (T6), and wake them; nothing is in hand any more. Nothing, when it is not ours.
 
-        `reached` is how far the log has been passed without anything to do, if that is beyond the checkpoint.
+        `passed` is how far the log has been passed without anything to do, if that is beyond the checkpoint.
         """
         if not self._held:
             return
-        position = self.progress.position
-        to = max(position, reached)
+        progress = passed or self.progress
+        position, to = self.progress.position, progress.position
         self.forget()
         table = self.database.tables.checkpoints
         with self.database.transaction() as connection:
             connection.execute(
                 update(table)
-                .where(*self._ours(self.epoch), table.c.position == position)
+                .where(*self._ours(self.epoch), table.c.position == position, *self._as_read(progress))
                 .values(owner=None, expires_at=None, position=to, in_hand=to, **self._event_at(to))
             )
             ring(connection, self.database.tables)
@@ -204,6 +211,19 @@ class Lease:
         if self._id_at is None or position == self.progress.position:
             return {}
         return {"event_id": self._id_at(position)}
+
+    def _as_read(self, progress: Progress) -> tuple[ColumnElement[bool], ...]:
+        """Whether the log has, up to a new checkpoint, what was read of it; a SQLite file loses nothing that was read,
+        and where the log is elsewhere it is asked when the lease is taken.
+        """
+        before = self.progress.position
+        in_this_server = self.database.follows is None and self.database.engine.dialect.name == "postgresql"
+        if progress.witness is None or progress.position <= before or not in_this_server:
+            return ()
+        events = self.database.tables.events
+        between = (events.c.position > before) & (events.c.position <= progress.position)
+        last = select(events.c.id).where(between).order_by(events.c.position.desc()).limit(1).scalar_subquery()
+        return (last.is_not_distinct_from(progress.witness.id),)
 
     def _check_log(self, position: int, event_id: str | None) -> None:
         """Raise `RestoredLogError` unless the log still has the event that a checkpoint elsewhere stands at."""

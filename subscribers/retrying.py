@@ -243,7 +243,7 @@ class Retrying:
         now = self._lease.progress
         if entry.position <= now.position:
             return now
-        return self._settling.moved_to(entry.position, handed_through=entry.position)
+        return self._settling.moved_to(entry.position, handed_through=entry.position, is_read=False)
 
     def _ask_again(self, entry: Entry) -> None:
         with self._runtime.database.reader() as connection:

@@ -1,8 +1,8 @@
 """Saying that the database gives trouble: at once, and then the more seldom the longer it lasts.
 
-A database that is away for an hour is away for every poll, turn and heartbeat of every worker. What an operator needs is
-the first line, a sign of life now and then, and the line that says that it is over. Trouble lasts until nothing has failed
-for a while: what fails again and again between successes is one trouble.
+A database that is away for an hour is away for every poll, turn and heartbeat of every worker. What an operator needs
+is the first line, a sign of life now and then, and the line that says that it is over. Trouble lasts until nothing has
+failed for a while: what fails again and again between successes is one trouble.
 """
 
 import logging

@@ -69,6 +69,8 @@ def drain(
         with heartbeat:
             left = list(partitions)
             while left and not runtime.stop.is_set():
+                if runtime.feed.mark < until:
+                    runtime.feed.refresh()
                 left = [partition for partition in left if _drain_turn(partition, until, counts)]
                 if left and not any(partition.lease.held for partition in left):
                     left = _wait_for_others(runtime, left, until, waiting)

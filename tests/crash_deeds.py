@@ -1,7 +1,7 @@
 """What is killed in the crash matrix: each deed with what stands before it, and what a fresh process does after it.
 
-A step of a deed is a function of the `Site` it works at. `prepare` runs once, and its database is copied for each point;
-`act` is killed; `recover` is what a service that is started again does.
+A step of a deed is a function of the `Site` it works at. `prepare` runs once, and its database is copied for each
+point; `act` is killed; `recover` is what a service that is started again does.
 """
 
 from collections.abc import Callable, Sequence
@@ -202,7 +202,7 @@ def _append(_which: str) -> Deed:
 
 
 def append_orders(site: Site) -> None:
-    """Append alone, in batches, within a service's own transaction, and under a condition; again, it changes nothing."""
+    """Append alone, in batches, within a service's own transaction, under a condition; again, it changes nothing."""
     log = EventLog(site.url)
     log.append(_ordered(0), expected="any")
     log.append(_ordered(1), _ordered(2), expected="any")

@@ -1,4 +1,4 @@
-"""The crash matrix: deeds, the points they were counted to have, and a copy of a database for each process to be killed.
+"""The crash matrix: deeds, the points they were counted to have, and a database for each process that is killed.
 
 What a deed begins with is made once for each kind of database, and copied: a SQLite file, or a PostgreSQL database by
 its template. `EVENTLOG_SOAK` in the environment has every point tried; without it a sample is drawn from the seed

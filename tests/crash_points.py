@@ -5,8 +5,8 @@ of ours, of `sqlite3` or of `psycopg`, which counts what passes through it, also
 driver's own cursors. A process counts its points in one run; killed at the first, the second and so on it has been
 killed at every boundary between two statements that there is.
 
-A point is named by what it stands before: `before update checkpoints`, `before commit`, `after commit`. A statement that
-commits by itself is followed by `after update checkpoints`. Handlers of the tests add points of their own.
+A point is named by what it stands before: `before update checkpoints`, `before commit`, `after commit`. A statement
+that commits by itself is followed by `after update checkpoints`. Handlers of the tests add points of their own.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Forks a process for each step of a deed of the crash matrix, so that a point costs milliseconds and no start of Python.
+"""Forks a process for each step of a deed of the crash matrix: a point costs milliseconds, and no start of Python.
 
 Run as `python -m tests.crash_server`. It reads a line of JSON for each step, a `Request`, and writes one, an `Answer`,
 when the process it has forked for it has ended. It has one thread and nothing open: a process that is forked is as good

@@ -1,8 +1,8 @@
 """The service of the crash matrix: what runs in a process that is killed, and in the fresh one after it.
 
-Eight crates in three streams. Number 2 fails at its first attempt, number 3 asks for an operator, and what comes later of
-their streams waits behind them; so a plain drain goes through delivery, ledger, blocking and retries. Once it `heals`,
-everything succeeds.
+Eight crates in three streams. Number 2 fails at its first attempt, number 3 asks for an operator, and what comes later
+of their streams waits behind them; so a plain drain goes through delivery, ledger, blocking and retries. Once it
+`heals`, everything succeeds.
 
 Each call of a handler is a line in the file `calls` of its folder: `kind number redelivery replay outcome`.
 """

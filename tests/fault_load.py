@@ -60,6 +60,8 @@ class Load:
         self.app = App(url, lease_seconds=lease_seconds)
         _declare(self.app, self.calls)
         self._stop = threading.Event()
+        self.refused = 0
+        """How often an append was not acknowledged."""
         self._written = 0
         self._other: Runtime | None = None
 
@@ -126,6 +128,10 @@ class Load:
             eventually(partial(self._called, kind, last), what=f"{kind} goes on", seconds=seconds)
         return time.monotonic() - began
 
+    def said(self, words: str) -> list[str]:
+        """The lines with these words."""
+        return [line for line in self.lines.said if words in line]
+
     def said_at_most(self, lines: int) -> None:
         """Hold the noise of a fault to account: what workers have said at INFO and above."""
         assert len(self.lines.said) <= lines, f"{len(self.lines.said)} lines:\n" + "\n".join(self.lines.said)
@@ -189,6 +195,7 @@ class Load:
                 (recorded,) = self.app.log.append(event)
             except (DatabaseError, DBAPIError):
                 assert time.monotonic() < ends, "the database has not come back"
+                self.refused += 1
                 time.sleep(AGAIN_SECONDS)
             else:
                 self.acknowledged[recorded.id] = recorded.position

@@ -1,10 +1,10 @@
 """A proxy before a server that treats connections as bad networks do: it cuts, freezes, delays and swallows them.
 
-`cut` resets every connection, `freeze` passes nothing on until `thaw`, `delay_seconds` is added each way, `lead_to` sends
-connections that come from then on to another server, as an address does that moves. `swallow` is a network that is gone
-without a word: from then on what the client sends is dropped before TCP sees it, so that nothing is acknowledged, no
-reset comes, and only the client's own time-outs find out. It is done by a socket filter that lets no packet pass, which
-needs no rights.
+`cut` resets every connection, `freeze` passes nothing on until `thaw`, `delay_seconds` is added each way, `lead_to`
+sends connections that come from then on to another server, as an address does that moves. `swallow` is a network that
+is gone without a word: from then on what the client sends is dropped before TCP sees it, so that nothing is
+acknowledged, no reset comes, and only the client's own time-outs find out. It is done by a socket filter that lets no
+packet pass, which needs no rights.
 """
 
 import ctypes

@@ -67,10 +67,11 @@ class Cluster:
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         self._close()
 
-    def standby(self) -> "Cluster":
-        """Start a copy that follows this server's stream."""
-        copy = Cluster(self._home, self._binaries, self._account, name="standby", settings=self._settings)
-        primary = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres")
+    def standby(self, *, by_port: int | None = None) -> "Cluster":
+        """Start a copy that follows this server's stream, by its own port or by one that leads there."""
+        number = len(list(self._home.glob("standby-*")))
+        copy = Cluster(self._home, self._binaries, self._account, name=f"standby-{number}", settings=self._settings)
+        primary = ("-h", "127.0.0.1", "-p", str(by_port or self.port), "-U", "postgres")
         self._account.run(
             self._binaries / "pg_basebackup", *primary, "-D", copy._data, "-R", "-X", "stream", "-c", "fast"
         )

@@ -90,7 +90,7 @@ def test_a_replay_goes_on_where_it_was_and_touches_nothing_else(matrix: Matrix, 
             assert (replay.state, replay.handled + replay.failed) == (ReplayState.DONE, CRATES)
             assert (stand.position, stand.states) == (CRATES, {})
             if kind == "books":
-                assert stand.handled == Counter({number: 2 for number in range(1, CRATES + 1)})
+                assert stand.handled == Counter(dict.fromkeys(range(1, CRATES + 1), 2))
             elif kind == "once":
                 assert max(again.values()) == 1
                 assert len(again) >= replay.handled
@@ -186,7 +186,7 @@ COMMITS = {"pause": 2}
 
 @contextmanager
 def reading(url: str) -> Iterator[set[tuple[int, str, str]]]:
-    """Read a projection's table again and again; what was seen is in the set. Whatever a reader is told fails the test."""
+    """Read a projection's table again and again; what was seen is in the set. An error of a reader fails the test."""
     seen: set[tuple[int, str, str]] = set()
     stop = threading.Event()
     table = APPLIED["board"]
