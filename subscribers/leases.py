@@ -1,9 +1,9 @@
 """Who may run a partition, until when, and the fence that every one of a worker's transactions has to pass.
 
 A lease is a row with an expiry on the database's clock, renewed by heartbeat. Taking it draws a new epoch. The epoch,
-the owner and the position read from stand in the WHERE of the fence, so a worker that was overtaken, or whose
-checkpoint an operator moved, changes no row and rolls back. The position is part of it because a COMMIT whose answer
-was lost would else be applied twice.
+the owner and the position read from stand in the WHERE of the fence (`fence.py`), so a worker that was overtaken, or
+whose checkpoint an operator moved, changes no row and rolls back. The position is part of it because a COMMIT whose
+answer was lost would else be applied twice.
 
     free ----take----> held ----release----> free
                         |  ^
@@ -25,20 +25,8 @@ from eventlog.database import Database
 from eventlog.errors import LeaseLostError, RestoredLogError
 from eventlog.schema.timestamps import database_now, seconds_from_now
 from eventlog.subscribers.declaration import Subscriber
+from eventlog.subscribers.fence import Fence, Progress
 from eventlog.subscribers.registration import RowLock, check_contract, read_subscriber
-from eventlog.subscribers.seen import Witness
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a partition stands: what it is done with, what it has announced, and what it ever handed to a handler.
-
-    `witness` is the last event that was read between the position before and this one: the log must have it there.
-    """
-
-    position: int
-    in_hand: int
-    handled_through: int
-    witness: Witness | None = None
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +65,7 @@ class Lease:
         self.epoch = 0
         self.progress = Progress(position=0, in_hand=0, handled_through=0)
         self._clock = clock
+        self._fence = Fence(database, subscriber=subscriber, partition=partition, owner=owner, seconds=seconds)
         self._valid_until = 0.0
         self._lock = threading.Lock()
         self._held = False
@@ -119,22 +108,8 @@ class Lease:
         It comes after the handlers' writes and before every ledger row, in each of a worker's transactions. Call
         `passed` with the same progress once the transaction has committed.
         """
-        table = self.database.tables.checkpoints
-        moved = connection.execute(
-            update(table)
-            .where(*self._ours(self.epoch), table.c.position == self.progress.position, *self._as_read(progress))
-            .values(
-                position=progress.position,
-                in_hand=progress.in_hand,
-                handled_through=progress.handled_through,
-                expires_at=seconds_from_now(literal(self.seconds)),
-                **self._event_at(progress.position),
-            )
-        )
-        if moved.rowcount != 1:
-            raise self._lost(
-                "its checkpoint was moved by another worker or an operator, or the log has lost what was read"
-            )
+        if not self._passes_fence(connection, progress):
+            raise self._lost("another worker or an operator has moved its checkpoint, or what was read is in no log")
 
     def passed(self, progress: Progress, *, since: float) -> None:
         """Note that a transaction with this fence has committed; it began at `since` on the monotonic clock."""
@@ -165,15 +140,15 @@ class Lease:
         """
         if not self._held:
             return
-        progress = passed or self.progress
-        position, to = self.progress.position, progress.position
         self.forget()
         table = self.database.tables.checkpoints
         with self.database.transaction() as connection:
+            has_passed = passed is not None and self._passes_fence(connection, passed)
+            position = passed.position if passed is not None and has_passed else self.progress.position
             connection.execute(
                 update(table)
-                .where(*self._ours(self.epoch), table.c.position == position, *self._as_read(progress))
-                .values(owner=None, expires_at=None, position=to, in_hand=to, **self._event_at(to))
+                .where(*self._ours(self.epoch), table.c.position == position)
+                .values(owner=None, expires_at=None, in_hand=position)
             )
             ring(connection, self.database.tables)
 
@@ -181,6 +156,15 @@ class Lease:
         """Stop relying on it: it has to be taken again before anything else is done."""
         with self._lock:
             self._held = False
+
+    def _passes_fence(self, connection: Connection, progress: Progress) -> bool:
+        return self._fence.passes(
+            connection,
+            progress,
+            epoch=self.epoch,
+            before=self.progress.position,
+            event=self._event_at(progress.position),
+        )
 
     def _take(self, connection: Connection, *, key_name: str) -> Taken | None:
         table = self.database.tables.checkpoints
@@ -210,20 +194,7 @@ class Lease:
         """In another database than the log's, a checkpoint keeps the id of the event that it stands at."""
         if self._id_at is None or position == self.progress.position:
             return {}
-        return {"event_id": self._id_at(position)}
-
-    def _as_read(self, progress: Progress) -> tuple[ColumnElement[bool], ...]:
-        """Whether the log has, up to a new checkpoint, what was read of it; a SQLite file loses nothing that was read,
-        and where the log is elsewhere it is asked when the lease is taken.
-        """
-        before = self.progress.position
-        in_this_server = self.database.follows is None and self.database.engine.dialect.name == "postgresql"
-        if progress.witness is None or progress.position <= before or not in_this_server:
-            return ()
-        events = self.database.tables.events
-        between = (events.c.position > before) & (events.c.position <= progress.position)
-        last = select(events.c.id).where(between).order_by(events.c.position.desc()).limit(1).scalar_subquery()
-        return (last.is_not_distinct_from(progress.witness.id),)
+        return {"at_event": self._id_at(position)}
 
     def _check_log(self, position: int, event_id: str | None) -> None:
         """Raise `RestoredLogError` unless the log still has the event that a checkpoint elsewhere stands at."""

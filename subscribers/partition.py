@@ -240,7 +240,7 @@ class Partition:
             return self._pass_by(page, None)
         if page.scanned_through <= now or self._runtime.stop.is_set() or not self._may_deliver():
             return Delivered()
-        self._seen.read(page)
+        self._seen.read(page, settled=self.lease.progress.position)
         wanted = self._wanted(page)
         due, waits_before = self._not_in_ledger(wanted)
         if self._in_doubt:

@@ -18,9 +18,9 @@ from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.delivery import Delivery
 from eventlog.subscribers.due import Held, blocked_behind, due_entries, unfinished_entries
 from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.fence import Progress
 from eventlog.subscribers.guard import lent
 from eventlog.subscribers.handing_out import HandingOut
-from eventlog.subscribers.leases import Progress
 from eventlog.subscribers.ledger import (
     Attempt,
     Entry,

@@ -1,12 +1,13 @@
-"""What a partition has read of the log since its checkpoint: the witness that its next checkpoint is told with.
+"""What a partition has read of the log since its checkpoint: what its next checkpoint is witnessed by.
 
 A server may lose what others have read already: a standby is promoted that had not been sent it, or a crash takes what
 was committed asynchronously. The positions are given out again then, to other events. A worker that has the lost ones
-in hand, and whose checkpoint's row is as it was, would move it past the new ones. So a checkpoint moves only if the
-last event that the log has up to there is the last one that was read: `Lease.fence` compares the two.
+in hand, and whose checkpoint's row is as it was, would move it past the new ones. So a checkpoint moves only if in each
+stretch of the log that was read for it the last event is the one that was read: `Fence` compares them.
 
-That one suffices: while it stands where it was read, so does all before it, for a server that has the later position
-written down never gives out an earlier one again.
+The last one suffices: while it stands where it was read, nothing can come before it, for a server that has a position
+written down never gives out an earlier one again. And there is one for each page, for one page may have been read
+before the loss, and the next after it.
 """
 
 from bisect import bisect_right
@@ -18,36 +19,47 @@ import msgspec
 from eventlog.subscribers.feed import FeedItem, Page
 
 
-class Witness(msgspec.Struct, frozen=True):
-    """The last event between two checkpoints, by its id; None when there is none."""
+class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read at once: after < position <= through. `last` is the id of the last event in it, if there is one."""
 
-    id: UUID | None
+    after: int
+    through: int
+    last: UUID | None
 
 
 class Seen:
-    """The pages of one partition since its lease was taken. Used by the thread that has its turn."""
+    """The stretches that one partition has read since its lease was taken. Used by the thread that has its turn."""
 
     def __init__(self) -> None:
-        self._items: Sequence[FeedItem] = ()
-        self._before: FeedItem | None = None
+        self._page: Page | None = None
+        self._earlier: list[Stretch] = []
 
     def forget(self) -> None:
         """Have seen nothing: the lease was taken anew."""
-        self._items, self._before = (), None
+        self._page, self._earlier = None, []
 
-    def read(self, page: Page) -> None:
-        """Note a page that is being worked off; the next begins within it, or at its end."""
-        self._before = self._last_through(page.after)
-        self._items = page.items
+    def read(self, page: Page, *, settled: int) -> None:
+        """Note a page that is worked off from now on; it begins where one has come to in the page before.
 
-    def witness(self, *, above: int, through: int) -> Witness:
-        """Return the last event that was read above one position and at or below another."""
-        last = self._last_through(through)
-        return Witness(None if last is None or last.position <= above else last.stored.id)
+        What is at or below `settled`, the checkpoint, needs no witness any more.
+        """
+        if self._page is not None and page.after > self._page.after:
+            self._earlier.append(_stretch(self._page, through=page.after))
+        self._earlier = [one for one in self._earlier if one.through > settled]
+        self._page = page
 
-    def _last_through(self, position: int) -> FeedItem | None:
-        place = bisect_right(self._items, position, key=_position)
-        return self._items[place - 1] if place else self._before
+    def witnesses(self, *, above: int, through: int) -> tuple[Stretch, ...]:
+        """Return what was read above one position and at or below another."""
+        if self._page is None:
+            return ()
+        stretches = (*self._earlier, _stretch(self._page, through=through))
+        return tuple(one for one in stretches if one.through > max(one.after, above))
+
+
+def _stretch(page: Page, *, through: int) -> Stretch:
+    items: Sequence[FeedItem] = page.items
+    place = bisect_right(items, through, key=_position)
+    return Stretch(after=page.after, through=through, last=items[place - 1].stored.id if place else None)
 
 
 def _position(item: FeedItem) -> int:

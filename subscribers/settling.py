@@ -14,8 +14,9 @@ from sqlalchemy import Connection
 from eventlog.subscribers.calls import Caller
 from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.fence import Progress
 from eventlog.subscribers.held_back import HeldBack
-from eventlog.subscribers.leases import Lease, Progress
+from eventlog.subscribers.leases import Lease
 from eventlog.subscribers.ledger import Attempt, EntryState, NewEntry, record_entries
 from eventlog.subscribers.outage import Outage, begin_outage, end_outage
 from eventlog.subscribers.outcomes import Verdict, judge
@@ -98,7 +99,7 @@ class Settling:
             position=position,
             in_hand=max(position, in_hand),
             handled_through=max(now.handled_through, handed_through),
-            witness=self._seen.witness(above=now.position, through=position) if is_read else None,
+            witnesses=self._seen.witnesses(above=now.position, through=position) if is_read else (),
         )
 
     def write(self, connection: Connection, ran: Ran) -> None:

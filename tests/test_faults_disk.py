@@ -6,7 +6,7 @@ told how many pages a file may have, which then says the same; that way needs no
 
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import copyfile
 
@@ -59,7 +59,7 @@ def _filled_by_others(place: Path, template: Path) -> Disk:
     ballast = place / "ballast"
 
     def fill() -> None:
-        with ballast.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        with ballast.open("ab", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(b"\0" * PAGE_BYTES)
 
@@ -104,13 +104,17 @@ def test_who_appends_is_told_that_the_disk_is_full(disk: Disk) -> None:
     bench.send(1)
     disk.fill()
     with pytest.raises(DatabaseFullError, match="disk is full") as told:
-        for _ in range(1_000):
-            bench.send(20)
+        send_until_it_is_refused(bench)
     assert "make room" in told.value.remedy
     before = bench.log.head()
     disk.free()
     assert bench.send(1) == [before + 1]
     bench.close()
+
+
+def send_until_it_is_refused(bench: Bench) -> None:
+    for _ in range(1_000):
+        bench.send(20)
 
 
 def test_a_failure_that_the_ledger_has_no_room_for_is_not_passed(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:

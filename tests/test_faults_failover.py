@@ -9,16 +9,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from sqlalchemy import make_url
 
-from eventlog.log import EventLog
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from tests.fault_load import Load
-from tests.fault_proxy import FaultProxy, fault_proxy
+from tests.fault_proxy import fault_proxy
 from tests.log_support import opened
 from tests.postgres_cluster import Cluster, cluster
-from tests.subscribers_support import Background, Bench, Gate, Lost, Sent, applied_table, eventually, note
+from tests.subscribers_support import Bench, Gate, Sent, applied_table, eventually
 
 APPLIED = applied_table()
 LOGGED_AHEAD = 33

@@ -1,4 +1,4 @@
-"""A server that says no: time-outs, deadlocks, no room, no writes, no free connection. It says nothing about an event."""
+"""A server that says no: time-outs, deadlocks, no room, no writes, no free connection. It tells nothing of an event."""
 
 import logging
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from sqlalchemy import Column, Connection, Integer, MetaData, Table, create_engine, insert, select, text, update
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, create_engine, insert, text, update
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from eventlog.errors import DatabaseFullError, DatabaseReadOnlyError
@@ -39,6 +39,18 @@ def set_by_default(url: str, setting: str) -> None:
         connection.execute(text(f"alter database {database} set {setting}"))
         others = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
         connection.execute(text(f"{others} and pid <> pg_backend_pid()"))
+
+
+def leave_no_room(bench: Bench, table: str) -> None:
+    """Have the server say, of writes to a table, what it says when a file cannot be extended."""
+    says = "raise exception 'could not extend file: No space left on device' using errcode = '53100'"
+    with bench.transaction() as connection:
+        connection.execute(
+            text(f"create function no_room() returns trigger language plpgsql as $$ begin {says}; end $$")
+        )
+        connection.execute(
+            text(f"create trigger no_room before insert or update on {table} execute function no_room()")
+        )
 
 
 @contextmanager
@@ -176,16 +188,7 @@ def test_a_server_without_room_loses_no_event_and_no_failure(
         apply_note(ctx, APPLIED)
 
     app.drain()
-    fill = (
-        "create function no_room() returns trigger language plpgsql as $$ begin"
-        " raise exception 'could not extend file \"base/5/16384\": No space left on device' using errcode = '53100';"
-        " end $$",
-        f"create trigger no_room before insert or update on {'applied' if fills == 'applied' else f'eventlog.{fills}'}"
-        " for each statement execute function no_room()",
-    )
-    with bench.transaction() as connection:
-        for statement in fill:
-            connection.execute(text(statement))
+    leave_no_room(bench, "applied" if fills == "applied" else f"eventlog.{fills}")
     with app.worker():
         sent += bench.send(4, first=2)
         eventually(lambda: "No space left" in caplog.text, what="it has tried")
@@ -198,15 +201,8 @@ def test_a_server_without_room_loses_no_event_and_no_failure(
 
 
 def test_who_appends_is_told_that_there_is_no_room(bench: Bench) -> None:
-    with bench.transaction() as connection:
-        connection.execute(
-            text(
-                "create function no_room() returns trigger language plpgsql as"
-                " $$ begin raise exception 'no room' using errcode = '53100'; end $$"
-            )
-        )
-        connection.execute(text("create trigger no_room before insert on eventlog.events execute function no_room()"))
-    with pytest.raises(DatabaseFullError, match="no room"):
+    leave_no_room(bench, "eventlog.events")
+    with pytest.raises(DatabaseFullError, match="No space left"):
         bench.send(1)
 
 
