@@ -108,6 +108,11 @@ class Feed:
         """Whether positions have been given out that are not safe to read yet, as last seen."""
         return self._mark < self._head
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether a connection has been lost since the last look: nothing is known then, and a page has nothing."""
+        return self._losses != self._log.database.losses
+
     def refresh(self) -> int:
         """Look whether there is more to read, and return the high-water mark. One query while nothing moves."""
         database = self._log.database
@@ -117,7 +122,10 @@ class Feed:
             if head != self._mark:
                 mark = database.high_water_mark(connection)
         with self._lock:
-            self._forget_what_is_lost(losses)
+            if losses != self._losses:
+                self._losses = losses
+                self._pages.clear()
+                self._saw(head=0, mark=0)
             self._saw(head=head, mark=mark)
         return mark
 
@@ -129,7 +137,8 @@ class Feed:
     def page(self, *, after: int, until: int | None = None) -> Page:
         """Return events that follow a position, at most a page of them, none past the mark last read nor `until`."""
         with self._lock:
-            self._forget_what_is_lost(self._log.database.losses)
+            if self.is_stale:
+                return Page(after=after, items=[], scanned_through=after)
             end = self._mark if until is None else min(until, self._mark)
             page = self._kept(after)
             if page is None:
@@ -158,13 +167,6 @@ class Feed:
     def forget(self) -> None:
         """Drop what was read: the connection it came from is gone."""
         with self._lock:
-            self._pages.clear()
-            self._saw(head=0, mark=0)
-
-    def _forget_what_is_lost(self, losses: int) -> None:
-        """Know nothing until the next look when a connection has been lost since the last one."""
-        if losses != self._losses:
-            self._losses = losses
             self._pages.clear()
             self._saw(head=0, mark=0)
 

@@ -69,9 +69,7 @@ def drain(
         with heartbeat:
             left = list(partitions)
             while left and not runtime.stop.is_set():
-                if runtime.feed.mark < until:
-                    runtime.feed.refresh()
-                left = [partition for partition in left if _drain_turn(partition, until, counts)]
+                left = [partition for partition in left if _drain_turn(runtime, partition, until, counts)]
                 if left and not any(partition.lease.held for partition in left):
                     left = _wait_for_others(runtime, left, until, waiting)
     finally:
@@ -337,13 +335,15 @@ class _Loop:
             raise error
 
 
-def _drain_turn(partition: Partition, until: int, counts: dict[str, Counts]) -> bool:
+def _drain_turn(runtime: Runtime, partition: Partition, until: int, counts: dict[str, Counts]) -> bool:
     """Take one turn; return whether the partition is to have another."""
+    if runtime.feed.is_stale or runtime.feed.mark < until:
+        runtime.feed.refresh()
     done = partition.turn(until=until)
     _add(counts, partition, done)
     if partition.refusal is not None:
         raise partition.refusal
-    if done.moved or not partition.lease.held:
+    if done.moved or not partition.lease.held or runtime.feed.is_stale:
         return True
     partition.release()
     return False

@@ -155,7 +155,7 @@ def test_a_lost_connection_has_the_feed_forget_what_it_has_read(bench: Bench) ->
     with reader.app.engine.connect() as connection:
         connection.invalidate()
 
-    assert (reader.feed.page(after=0).items, reader.feed.mark) == ([], 0)
+    assert (reader.feed.page(after=0).items, reader.feed.is_stale) == ([], True)
     reader.feed.refresh()
     assert len(reader.feed.page(after=0).items) == 3
 
