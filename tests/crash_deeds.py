@@ -20,7 +20,7 @@ from eventlog.schema.migrate import known_revisions, upgrade
 from eventlog.subscribers import control, feed
 from eventlog.subscribers.app import App
 from eventlog.subscribers.control.exchange import drop_kept, go_back
-from eventlog.subscribers.control.rebuilds import begin_rebuild, cancel_rebuild
+from eventlog.subscribers.control.rebuilds import begin_rebuild, cancel_rebuild, read_rebuilds
 from eventlog.subscribers.control.replays import Range, cancel_replay, read_replays, start_replay
 from eventlog.subscribers.replaying import Replaying
 from eventlog.testing import make_retries_due
@@ -49,7 +49,7 @@ def deed(name: str) -> Deed:
 
 
 def _nothing(_site: Site) -> None:
-    """Nothing stands before."""
+    """Do nothing."""
 
 
 def _drain(kind: str, **options: bool) -> Step:
@@ -142,7 +142,7 @@ def _rebuild(which: str) -> Deed:
     def act(site: Site) -> None:
         feed.PAGE_EVENTS = PAGE_EVENTS
         app = service(site, "board", heals=True, version=2)
-        if which == "kept":
+        if which == "kept" and not read_rebuilds(app.log.database):
             begin_rebuild(app.log.database, app.subscribers["board"], keep=True)
         app.drain()
 

@@ -128,6 +128,7 @@ class Counted:
     site: Site
     points: Sequence[str]
     states: Sequence[Sequence[str]]
+    seconds: float
 
     def commits_before(self, point: int) -> int:
         """How many commits have come through when a process is killed at a point."""
@@ -135,19 +136,32 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When a process is killed: at a point, or after so many seconds, which may be within a statement or a commit."""
+
+    point: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Killed:
-    """A process that was killed at a point, and the database it has left; `recover` is the service started again."""
+    """A process that was killed, and the database it has left; `recover` is the service started again."""
 
     counted: Counted
-    point: int
+    at: Moment
     site: Site
     recover: Callable[[], None]
 
     @property
     def name(self) -> str:
-        return (
-            f"{self.counted.deed!r}, killed at point {self.point}, {self.counted.points[self.point - 1]} (seed {SEED})"
-        )
+        at = f"after {self.at.seconds} s"
+        if self.at.point is not None:
+            at = f"at point {self.at.point}, {self.counted.points[self.at.point - 1]}"
+        return f"{self.counted.deed!r}, killed {at} (EVENTLOG_TEST_SEED={SEED})"
+
+
+Beside = Callable[[Site], contextlib.AbstractContextManager[object]]
+"""What goes on while a deed is done and killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,45 +171,52 @@ class Matrix:
     forks: Forks
     databases: Files | Databases
     folder: Path
-    _dice: random.Random = field(default_factory=lambda: random.Random(SEED))
+    dice: random.Random = field(default_factory=lambda: random.Random(SEED))
 
-    def count(self, deed: str, *, with_schema: bool = True) -> Counted:
+    def count(self, deed: str, *, with_schema: bool = True, with_states: bool = False) -> Counted:
         """Prepare a deed, do it once, and count its points."""
         folder = self._new_folder()
         url = self.databases.with_schema(folder) if with_schema else self.databases.empty(folder)
         before = Site(url=url, folder=folder)
         self._step(deed, "prepare", before)
         site = self._copy(before)
-        self._step(deed, "act", site, watched=True)
+        answer = self._step(deed, "act", site, watched=True, with_states=with_states)
         points = msgspec.json.decode((site.folder / "points.json").read_bytes(), type=list[str])
         states = msgspec.json.decode((site.folder / "states.json").read_bytes(), type=list[list[str]])
         self._forget(site)
-        return Counted(deed=deed, site=before, points=points, states=[state_of(before.url), *states])
+        if with_states:
+            states.insert(0, state_of(before.url))
+        return Counted(deed=deed, site=before, points=points, states=states, seconds=answer.seconds)
 
-    def sample(self, counted: Counted, *, some: int, commits: bool) -> list[int]:
-        """Choose points: all of them for a soak, else so many, and with `commits` those around each commit."""
+    def moments(self, counted: Counted, *, some: int, commits: bool) -> list[Moment]:
+        """Choose when to kill: for a soak at all points, else at some, and with `commits` right after each commit; and
+        at some moments, whatever they meet.
+        """
         everywhere = range(1, len(counted.points) + 1)
-        if SOAK:
-            return list(everywhere)
-        at_commits = [point for point in everywhere if commits and counted.points[point - 1].startswith("after ")]
-        return sorted({*at_commits, *self._dice.sample(everywhere, min(some, len(everywhere)))})
+        after_commits = [point for point in everywhere if commits and counted.points[point - 1].startswith("after ")]
+        drawn = everywhere if SOAK else {*after_commits, *self.dice.sample(everywhere, min(some, len(everywhere)))}
+        times = [self.dice.uniform(0.0, counted.seconds) for _ in range(20 if SOAK else 1)]
+        return [*(Moment(point=point) for point in sorted(drawn)), *(Moment(seconds=seconds) for seconds in times)]
 
     @contextlib.contextmanager
-    def killed(self, counted: Counted, point: int, *, may_end: bool = False) -> Iterator[Killed]:
-        """Do a deed in a process that is killed at a point; what fails in the block is told where that was.
+    def killed(self, counted: Counted, at: Moment, *, beside: Beside | None = None) -> Iterator[Killed]:
+        """Do a deed in a process that is killed; what fails in the block is told where that was.
 
-        With threads a deed has not always the same number of points, and `may_end` before it comes to this one.
+        What takes its time, as a batch does, may have fewer points in one run than in another, and then comes to its
+        end.
         """
         site = self._copy(counted.site)
         killed = Killed(
-            counted=counted, point=point, site=site, recover=lambda: self._step(counted.deed, "recover", site)
+            counted=counted, at=at, site=site, recover=lambda: self._step_again(counted.deed, "recover", site)
         )
         try:
-            answer = self._ask(counted.deed, "act", site, watched=True, kill_at=point)
-            assert answer.ended == -signal.SIGKILL or (may_end and answer.ended == 0), (
-                f"it ended with {answer.ended}: {answer.said}"
-            )
-            yield killed
+            with beside(site) if beside is not None else contextlib.nullcontext():
+                answer = self._ask(
+                    counted.deed, "act", site, watched=True, kill_at=at.point, kill_after_seconds=at.seconds
+                )
+                ends = (-signal.SIGKILL, 0) if at.point is not None else (-signal.SIGALRM, 0)
+                assert answer.ended in ends, f"it ended with {answer.ended}: {answer.said}"
+                yield killed
         except BaseException as error:
             error.add_note(killed.name)
             raise
@@ -206,20 +227,41 @@ class Matrix:
         """Have an operator try again what is open, with code that does not fail any more."""
         self._step(f"heal {' '.join(kinds)}", "recover", killed.site)
 
-    def _step(self, deed: str, step: str, site: Site, *, watched: bool = False) -> None:
-        answer = self._ask(deed, step, site, watched=watched)
-        assert answer.ended == 0, f"{deed}, {step}: ended with {answer.ended}\n{answer.said}"
+    def _step_again(self, deed: str, step: str, site: Site) -> None:
+        self._step(deed, step, site)
 
-    def _ask(self, deed: str, step: str, site: Site, *, watched: bool = False, kill_at: int | None = None) -> Answer:
-        folder = str(site.folder)
+    def _step(self, deed: str, step: str, site: Site, *, watched: bool = False, with_states: bool = False) -> Answer:
+        answer = self._ask(deed, step, site, watched=watched, with_states=with_states)
+        assert answer.ended == 0, f"{deed}, {step}: ended with {answer.ended}\n{answer.said}"
+        return answer
+
+    def _ask(
+        self,
+        deed: str,
+        step: str,
+        site: Site,
+        *,
+        watched: bool = False,
+        kill_at: int | None = None,
+        kill_after_seconds: float | None = None,
+        with_states: bool = False,
+    ) -> Answer:
         return self.forks.ask(
-            Request(deed=deed, step=step, url=site.url, folder=folder, watched=watched, kill_at=kill_at)
+            Request(
+                deed=deed,
+                step=step,
+                url=site.url,
+                folder=str(site.folder),
+                watched=watched,
+                kill_at=kill_at,
+                kill_after_seconds=kill_after_seconds,
+                with_states=with_states,
+            )
         )
 
     def _copy(self, site: Site) -> Site:
         folder = self._new_folder()
         shutil.copytree(site.folder, folder, dirs_exist_ok=True)
-        (folder / "calls").unlink(missing_ok=True)
         return Site(url=self.databases.copy(site.url, folder), folder=folder)
 
     def _forget(self, site: Site) -> None:

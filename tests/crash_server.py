@@ -9,6 +9,7 @@ made once and not in every process.
 import gc
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -24,15 +25,17 @@ from tests.crash_deeds import Deed, deed
 from tests.crash_points import Points, watch
 from tests.crash_service import Site, state_of
 
-STEP_SECONDS_MAX = 60.0
+STEP_SECONDS_MAX = 100.0
+"""What hangs is ended by SIGTERM, which tells it from what was killed at its point."""
 POLL_SECONDS = 0.0005
 FAILED = 70
 """The exit code of a step that has raised."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A step that is to be done. Watched, its process counts points, and is killed at `kill_at`; without that it also
-    writes down the points (`points.json`) and the states that were committed (`states.json`).
+    """A step that is to be done. Watched, its process counts points, and is killed at `kill_at`, or after so many
+    seconds, wherever it is then; without either it writes down its points (`points.json`), and `with_states` also what
+    was committed each time (`states.json`).
     """
 
     deed: str
@@ -41,6 +44,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     watched: bool = False
     kill_at: int | None = None
+    kill_after_seconds: float | None = None
+    with_states: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +53,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     ended: int
     said: str
+    seconds: float
 
 
 def main() -> None:
@@ -71,11 +77,12 @@ def _do_one_deed() -> None:
 
 
 def _carried_out(request: Request) -> Answer:
-    said = Path(request.folder) / "said"
+    said, began = Path(request.folder) / "said", time.monotonic()
     process = os.fork()
     if process == 0:
         os._exit(_within_child(request, said))
-    return Answer(ended=_wait(process), said=said.read_text() if said.exists() else "")
+    ended = _wait(process)
+    return Answer(ended=ended, said=said.read_text() if said.exists() else "", seconds=time.monotonic() - began)
 
 
 def _wait(process: int) -> int:
@@ -85,9 +92,9 @@ def _wait(process: int) -> int:
         if found:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > ends:
-            os.kill(process, 9)
+            os.kill(process, signal.SIGTERM)
             os.waitpid(process, 0)
-            raise TimeoutError(f"process {process} was not through after {STEP_SECONDS_MAX:g} s")
+            return -signal.SIGTERM
         time.sleep(POLL_SECONDS)
 
 
@@ -111,12 +118,14 @@ def _do(chosen: Deed, request: Request) -> None:
         step(Site(url=request.url, folder=folder))
         return
     states: list[list[str]] = []
-    points = Points(kill_at=request.kill_at, after_commit=None if request.kill_at else lambda: states.append(now()))
-
-    def now() -> list[str]:
-        return state_of(request.url)
-
+    points = Points(
+        kill_at=request.kill_at,
+        after_commit=lambda: states.append(state_of(request.url)) if request.with_states else None,
+    )
     watch(points)
+    if request.kill_after_seconds is not None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, request.kill_after_seconds)
     step(Site(url=request.url, folder=folder, point=points.here))
     if request.kill_at is None:
         (folder / "points.json").write_bytes(msgspec.json.encode(points.passed))

@@ -5,7 +5,7 @@ checkpoints that were written then, and its positions are given out again: to ot
 memory of those that are gone must not have it pass the new ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -33,12 +33,13 @@ class Pair:
         stack.callback(self.standby.close)
         self.address, self.url = stack.enter_context(fault_proxy(primary.url))
 
-    def fail_over(self) -> None:
-        """The primary is gone; the standby becomes one, and the address leads there."""
+    def fail_over(self, *, before_promotion: Callable[[], object] = lambda: None) -> None:
+        """The primary is gone, the address leads to the standby, and that becomes the primary."""
         self.primary.stop("immediate")
-        self.standby.promote()
         self.address.lead_to(self.standby.port)
         self.address.cut()
+        before_promotion()
+        self.standby.promote()
 
     def synchronous(self) -> None:
         self.primary.execute("alter system set synchronous_standby_names = '*'")
@@ -60,7 +61,12 @@ def test_with_synchronous_replication_a_promoted_standby_has_everything() -> Non
         servers.synchronous()
         with Load(servers.url, direct=servers.url).running() as load:
             load.goes_on()
-            servers.fail_over()
+            servers.fail_over(
+                before_promotion=lambda: eventually(
+                    lambda: load.said("takes no writes") or load.said("read-only") or load.said("on a standby"),
+                    what="workers notice that they have come to a standby",
+                )
+            )
             load.goes_on()
         load.totals_are_exact(unknown_max=1)
         load.said_at_most(40)
