@@ -6,6 +6,7 @@ its template. `EVENTLOG_SOAK` in the environment has every point tried; without 
 """
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -29,6 +30,8 @@ SOAK = "EVENTLOG_SOAK" in os.environ
 SEED = os.environ.get("EVENTLOG_TEST_SEED") or str(random.SystemRandom().randrange(10**9))
 LEAVE_SECONDS_MAX = 10.0
 
+_numbers = itertools.count(1)
+
 
 class Forks:
     """The process that forks, and what it is asked for."""
@@ -43,12 +46,15 @@ class Forks:
         )
 
     def ask(self, request: Request) -> Answer:
-        """Have a step done, and wait for its end."""
+        """Have a step done, and wait for its end. A test that was interrupted may have left an answer behind."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(msgspec.json.encode(request).decode() + "\n")
         self._process.stdin.flush()
-        return msgspec.json.decode(self._process.stdout.readline(), type=Answer)
+        while True:
+            answer = msgspec.json.decode(self._process.stdout.readline(), type=Answer)
+            if answer.number == request.number:
+                return answer
 
     def close(self) -> None:
         self._process.communicate(timeout=LEAVE_SECONDS_MAX)
@@ -248,6 +254,7 @@ class Matrix:
     ) -> Answer:
         return self.forks.ask(
             Request(
+                number=next(_numbers),
                 deed=deed,
                 step=step,
                 url=site.url,

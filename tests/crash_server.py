@@ -38,6 +38,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     was committed each time (`states.json`).
     """
 
+    number: int
     deed: str
     step: str
     url: str
@@ -51,6 +52,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """How the process of a step has ended: its exit code, or minus the signal that killed it; and what it said."""
 
+    number: int
     ended: int
     said: str
     seconds: float
@@ -82,7 +84,12 @@ def _carried_out(request: Request) -> Answer:
     if process == 0:
         os._exit(_within_child(request, said))
     ended = _wait(process)
-    return Answer(ended=ended, said=said.read_text() if said.exists() else "", seconds=time.monotonic() - began)
+    return Answer(
+        number=request.number,
+        ended=ended,
+        said=said.read_text() if said.exists() else "",
+        seconds=time.monotonic() - began,
+    )
 
 
 def _wait(process: int) -> int:

@@ -70,6 +70,14 @@ def test_with_synchronous_replication_a_promoted_standby_has_everything() -> Non
             load.goes_on()
         load.totals_are_exact(unknown_max=1)
         load.said_at_most(40)
+        with opened(of_both(servers)) as log:
+            assert log.append(Sent(0))[0].position == log.head()
+
+
+def of_both(servers: Pair) -> str:
+    """The address of both servers, as the documentation tells it."""
+    hosts = "&".join(f"host=127.0.0.1:{one.port}" for one in (servers.primary, servers.standby))
+    return f"postgresql://postgres@/postgres?{hosts}&target_session_attrs=read-write"
 
 
 @pytest.mark.parametrize("delivery", ["transactional", "at-least-once", "at-most-once"])
