@@ -14,12 +14,20 @@ import msgspec
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
 
 from eventlog.bell import Bell, Look
 from eventlog.carried import Carried
-from eventlog.errors import EventLogError, RefusedError, SchemaMissingError, SchemaTooNewError, UsageError
+from eventlog.errors import (
+    DatabaseUnreachableError,
+    EventLogError,
+    RefusedError,
+    SchemaMissingError,
+    SchemaTooNewError,
+    UsageError,
+)
 from eventlog.events import StoredEvent
 from eventlog.fixed import Fixed
 from eventlog.pending import Expected, PendingEvent
@@ -93,6 +101,11 @@ class Database(Protocol):
     schema: str
     follows: "Database | None"
     """The database of the log, where the rows of subscribers are in this one and the events are in another."""
+
+    @property
+    def losses(self) -> int:
+        """How many connections have been lost. What was read before a loss may be there no more: see `Feed`."""
+        ...
 
     def transaction(self) -> AbstractContextManager[Connection]:
         """Open a transaction of our own, READ COMMITTED, able to write from its first statement; commit at the end."""
@@ -225,7 +238,17 @@ class Database(Protocol):
         ...
 
     def passing(self, error: BaseException) -> bool:
-        """Tell whether an error says nothing about what was done: a lost connection, a deadlock, a busy file."""
+        """Tell whether an error says nothing about what was done: a lost connection, a deadlock, a full disk."""
+        ...
+
+    def timed_out(self, error: BaseException) -> bool:
+        """Tell whether an error is a passing one that whoever sent the statement may be the cause of: it took longer
+        than the database allows.
+        """
+        ...
+
+    def ended_idle(self, error: BaseException) -> bool:
+        """Tell whether the database has ended a transaction because nothing was done in it for too long."""
         ...
 
     def was_rolled_back(self, error: BaseException) -> bool:
@@ -298,6 +321,20 @@ def check_schema(database: Database, connection: Connection) -> None:
         f"the log {database.schema!r} {detail} in {shown_url(database.engine.url)}",
         remedy="run `eventlog init` with this database",
     )
+
+
+@contextmanager
+def lent_by_pool(engine: Engine) -> Iterator[Connection]:
+    """Lend a connection of an engine. Raises `DatabaseUnreachableError` when all of its pool stay in use."""
+    try:
+        connection = engine.connect()
+    except PoolTimeoutError as error:
+        raise DatabaseUnreachableError(
+            f"no connection to {engine.url.render_as_string(hide_password=True)} was free: {error}",
+            remedy="give the engine a larger pool: create_engine(url, pool_size=..., max_overflow=...)",
+        ) from error
+    with connection:
+        yield connection
 
 
 @contextmanager

@@ -165,6 +165,18 @@ class DatabaseUnreachableError(DatabaseError):
     code = "database_unreachable"
 
 
+class DatabaseFullError(DatabaseError):
+    """The database has no room left to write."""
+
+    code = "database_full"
+
+
+class DatabaseReadOnlyError(DatabaseError):
+    """The database takes no writes now: it is a standby, or was told so."""
+
+    code = "database_read_only"
+
+
 class SchemaMissingError(DatabaseError):
     """The tables of the log are not in this database, or are older than this code."""
 

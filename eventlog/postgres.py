@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 from psycopg import pq
-from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, PoolProxiedConnection
 from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import TableClause
@@ -29,8 +29,19 @@ from sqlalchemy.sql.expression import TableClause
 from eventlog import postgres_carrying, postgres_tables
 from eventlog.bell import Bell, Look
 from eventlog.carried import Carried
-from eventlog.database import Database, Holder, Inserted, Lent, RecordedSince, Sizes, undone_on_error
+from eventlog.database import (
+    Database,
+    Holder,
+    Inserted,
+    Lent,
+    RecordedSince,
+    Sizes,
+    lent_by_pool,
+    undone_on_error,
+)
 from eventlog.errors import (
+    DatabaseFullError,
+    DatabaseReadOnlyError,
     DatabaseUnreachableError,
     EventLogError,
     PermissionDeniedError,
@@ -43,14 +54,13 @@ from eventlog.events import StoredEvent
 from eventlog.fixed import Fixed
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
+from eventlog.postgres_connections import engine_for, is_standby, losses_of
 from eventlog.postgres_doorbell import PostgresBell
 from eventlog.postgres_insert import Inserts, is_taken
 from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
 from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
 from eventlog.shown_urls import shown_url
-
-CONNECT_TIMEOUT_SECONDS = 5
 
 _COLUMNS = """position, id, stream, version, type, type_version, data::text, metadata::text,
 recorded_at at time zone 'UTC', tags"""
@@ -71,8 +81,11 @@ order by 1, 5
 """
 
 _CONNECTION_LOST = ("08", "57P")
-_PASSING_STATES = frozenset({"40001", "40P01", "25P03", "55P03"})
-"""Serialization failure, deadlock, idle in transaction, lock not available."""
+_NO_RESOURCES = "53"
+"""A full disk, no memory, no connection slot."""
+_TIMED_OUT = "57014"
+_PASSING_STATES = frozenset({"40001", "40P01", "25P03", "55P03", _TIMED_OUT})
+"""Serialization failure, deadlock, idle in transaction, lock not available; a time-out."""
 
 
 class PostgresDatabase:
@@ -80,7 +93,8 @@ class PostgresDatabase:
 
     def __init__(self, url_or_engine: str | URL | Engine, *, schema: str) -> None:
         self._pooler = Pooler()
-        self.engine = _engine(url_or_engine, self._pooler)
+        self.engine = engine_for(url_or_engine, self._pooler)
+        self._losses = losses_of(self.engine)
         self.schema = schema
         self.follows: Database | None = None
         self.tables = tables(dialect="postgresql", schema=schema)
@@ -100,6 +114,10 @@ class PostgresDatabase:
         self._read_committed = self.engine.execution_options(isolation_level="READ COMMITTED")
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reads_in_transactions: bool | None = None
+
+    @property
+    def losses(self) -> int:
+        return self._losses.count
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -209,7 +227,7 @@ class PostgresDatabase:
         return Look(head=head, high_water_mark=mark, in_flight=in_flight)
 
     def bell_maker(self, listen_url: str | None) -> Callable[[], Bell]:
-        engine = self.engine if listen_url is None else _engine(listen_url, Pooler())
+        engine = self.engine if listen_url is None else engine_for(listen_url, Pooler())
         tries_poolers = listen_url is not None
         return lambda: PostgresBell(engine, schema=self.schema, notify=self._notify, tries_poolers=tries_poolers)
 
@@ -276,7 +294,15 @@ class PostgresDatabase:
         state = cause.sqlstate
         if state is None:
             return isinstance(cause, psycopg.OperationalError)
-        return state in _PASSING_STATES or state.startswith(_CONNECTION_LOST)
+        return state in _PASSING_STATES or state.startswith((*_CONNECTION_LOST, _NO_RESOURCES)) or is_standby(cause)
+
+    def timed_out(self, error: BaseException) -> bool:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return isinstance(cause, psycopg.Error) and cause.sqlstate == _TIMED_OUT
+
+    def ended_idle(self, error: BaseException) -> bool:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return isinstance(cause, psycopg.Error) and cause.sqlstate == "25P03"
 
     def was_rolled_back(self, error: BaseException) -> bool:
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -309,7 +335,18 @@ class PostgresDatabase:
             return PermissionDeniedError(
                 f"{place}: {said}", remedy="grant the role what it needs, see docs/postgres.md"
             )
-        unreachable = cause.sqlstate is None or cause.sqlstate.startswith((*_CONNECTION_LOST, "28", "3D", "53"))
+        if cause.sqlstate == "53100":
+            return DatabaseFullError(
+                f"{place}: {said}", remedy="make room for the server; what was not committed is done again"
+            )
+        if is_standby(cause):
+            return DatabaseReadOnlyError(
+                f"{place}: {said}",
+                remedy="lead the URL to the primary: postgresql:///shop?host=one&host=other&target_session_attrs=read-write",
+            )
+        unreachable = cause.sqlstate is None or cause.sqlstate.startswith(
+            (*_CONNECTION_LOST, "28", "3D", _NO_RESOURCES)
+        )
         if isinstance(cause, psycopg.OperationalError) and unreachable:
             return DatabaseUnreachableError(
                 f"{place} does not answer: {said}", remedy="is the server up, and are host, port and database right?"
@@ -334,7 +371,7 @@ class PostgresDatabase:
 
     @contextmanager
     def _lend(self, engine: Engine) -> Iterator[Connection]:
-        with engine.connect() as connection, self._respecting_poolers(connection):
+        with lent_by_pool(engine) as connection, self._respecting_poolers(connection):
             yield connection
 
     @contextmanager
@@ -382,7 +419,7 @@ def _driver_errors(connection: Lent, dialect: Dialect, *, sql: str | None) -> It
     try:
         yield
     except psycopg.Error as error:
-        lost = bool(getattr(borrowed.driver_connection, "closed", False))
+        lost = bool(getattr(borrowed.driver_connection, "closed", False)) or is_standby(error)
         if lost:
             connection.invalidate(error)
         raise DBAPIError.instance(
@@ -393,27 +430,6 @@ def _driver_errors(connection: Lent, dialect: Dialect, *, sql: str | None) -> It
 def _borrowed(connection: Lent) -> Any:
     """Return what the pool has lent."""
     return connection.connection if isinstance(connection, Connection) else connection
-
-
-def _engine(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:
-    if isinstance(url_or_engine, Engine):
-        if url_or_engine.dialect.driver != "psycopg":
-            raise UsageError(
-                f"the engine uses {url_or_engine.dialect.driver}, which this log does not speak",
-                remedy="create it with postgresql+psycopg:// (psycopg 3)",
-            )
-        return url_or_engine
-    url = make_url(url_or_engine)
-    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg_async"):
-        raise UsageError(f"{url.drivername} is not spoken here", remedy="use postgresql:// (psycopg 3)")
-    defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "eventlog"}
-    engine = create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        connect_args={name: value for name, value in defaults.items() if name not in url.query},
-        pool_use_lifo=True,
-    )
-    event.listen(engine, "connect", lambda driver, _record: pooler.prepare_nothing_on(driver))
-    return engine
 
 
 def _driver(connection: Connection) -> Driver:

@@ -23,8 +23,18 @@ from sqlalchemy.sql.expression import TableClause
 from eventlog import sqlite_carrying, sqlite_tables
 from eventlog.bell import Bell, Look
 from eventlog.carried import Carried
-from eventlog.database import Database, Holder, Inserted, Lent, RecordedSince, Sizes, undone_on_error
+from eventlog.database import (
+    Database,
+    Holder,
+    Inserted,
+    Lent,
+    RecordedSince,
+    Sizes,
+    lent_by_pool,
+    undone_on_error,
+)
 from eventlog.errors import (
+    DatabaseFullError,
     DatabaseUnreachableError,
     EventLogError,
     SchemaMissingError,
@@ -50,6 +60,10 @@ READ_ONLY = "eventlog_read_only"
 _COLUMNS = "position, id, stream, version, type, type_version, data, metadata, recorded_at, tags"
 _PREPARED = "eventlog_begins_immediate"
 
+_NO_ROOM = "disk is full"
+_NO_FILE = ("unable to open", "readonly", "disk I/O")
+"""What SQLite says of a disk and of a file that cannot be used."""
+
 
 class SqliteDatabase:
     """One log in one SQLite file."""
@@ -74,9 +88,14 @@ class SqliteDatabase:
             moment=_not_before,
         )
 
+    @property
+    def losses(self) -> int:
+        """None: what was read from a file has been committed to it, and the file has no other."""
+        return 0
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection, connection.begin(), undone_on_error(connection):
+        with lent_by_pool(self.engine) as connection, connection.begin(), undone_on_error(connection):
             if not _driver(connection).in_transaction:
                 connection.exec_driver_sql("begin immediate")
             elif not getattr(self.engine, _PREPARED, False):
@@ -86,7 +105,7 @@ class SqliteDatabase:
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection:
+        with lent_by_pool(self.engine) as connection:
             yield connection.execution_options(**{READ_ONLY: True})
 
     def autocommit(self) -> AbstractContextManager[Lent] | None:
@@ -257,8 +276,13 @@ class SqliteDatabase:
         """Nothing to do: a file has no roles."""
 
     def passing(self, error: BaseException) -> bool:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        return isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
+        return self.is_own_lock(error) or _says(error, _NO_ROOM, *_NO_FILE)
+
+    def timed_out(self, error: BaseException) -> bool:
+        return False
+
+    def ended_idle(self, error: BaseException) -> bool:
+        return False
 
     def was_rolled_back(self, error: BaseException) -> bool:
         return False
@@ -268,7 +292,7 @@ class SqliteDatabase:
 
     def is_own_lock(self, error: BaseException) -> bool:
         """The transaction a handler is called in holds the write lock, so nobody else's lock can be in its way."""
-        return self.passing(error)
+        return _says(error, "locked")
 
     def translate(self, error: BaseException) -> EventLogError | None:
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -280,8 +304,12 @@ class SqliteDatabase:
             return SchemaMissingError(
                 f"the log {self.schema!r} is not in {place}: {said}", remedy="run `eventlog init` with this database"
             )
+        if _says(error, _NO_ROOM):
+            return DatabaseFullError(
+                f"{place}: {said}", remedy="make room where the file is; what was not committed is done again"
+            )
         if isinstance(cause, sqlite3.OperationalError | sqlite3.DatabaseError) and any(
-            hint in said for hint in ("unable to open", "not a database", "malformed", "readonly", "disk I/O", "locked")
+            hint in said for hint in (*_NO_FILE, "not a database", "malformed", "locked")
         ):
             return DatabaseUnreachableError(
                 f"{place} cannot be used: {said}",
@@ -383,6 +411,13 @@ def _refuse_memory(url: URL) -> None:
 def _borrowed(connection: Lent) -> Any:
     """Return what the pool has lent."""
     return connection.connection if isinstance(connection, Connection) else connection
+
+
+def _says(error: BaseException, *words: str) -> bool:
+    """Whether SQLite has said one of these about what it was to work with, and not about a statement."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(cause, sqlite3.OperationalError) and any(one in str(cause) for one in words)
+
 
 
 def _driver(connection: Connection) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import SQLAlchemyError
 
 from eventlog.errors import DatabaseUnreachableError
 from eventlog.nudge import Nudge
@@ -128,7 +129,7 @@ def _connection_of_its_own(engine: Engine) -> sqlite3.Connection:
 def _as_ours(engine: Engine) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, SQLAlchemyError) as error:
         raise DatabaseUnreachableError(
             f"{engine.url.database} cannot be watched: {error}", remedy="is the path right, and readable?"
         ) from error

@@ -43,6 +43,9 @@ REFUSED_SECONDS = 30.0
 ELSEWHERE_SECONDS = 1.0
 """How long a worker sleeps whose subscribers are in another database: the log's bell tells nothing of that one."""
 
+REST_SECONDS_MAX = 5.0
+"""How long a partition is left alone at the most whose turns the database fails, while the others go on."""
+
 SLEEP_SECONDS_MIN = 0.005
 SLEEP_SECONDS_MAX = 3600.0
 
@@ -68,6 +71,9 @@ class _Place:
     refused_as: tuple[str, int | None, str | None] | None = None
     declared: tuple[str, int | None, str | None] | None = None
     """How the subscriber is registered: what the code was refused for, and what stands there now."""
+    rest_seconds: float = 0.0
+    rests_until: float = 0.0
+    """After turns that the database has failed: how long, longer each time, and until when it is left alone."""
     free_since: float | None = None
     """Since when it has been seen free, while it was somebody else's share."""
 
@@ -123,6 +129,8 @@ class Agenda:
         """Note what a turn did; None for one that failed."""
         place = self._place(partition)
         place.running = False
+        place.rest_seconds = 0.0 if done is not None else min(REST_SECONDS_MAX, max(0.1, place.rest_seconds * 2))
+        place.rests_until = self._runtime.clock.monotonic() + place.rest_seconds
         if done is None or done.moved:
             place.settled = None
         if done is not None and not done.moved and place.called:
@@ -137,10 +145,14 @@ class Agenda:
         place.leaves = place.leaves and partition.lease.held
 
     def forget(self) -> None:
-        """Know nothing any more, and rely on no lease: the database has failed."""
+        """Know nothing any more, and rely on no lease: the database has failed.
+
+        A turn that runs is left alone: it finds out by itself at its fence, or has not even noticed.
+        """
         self._look_at = 0.0
         for place in self._places:
-            place.partition.lease.forget()
+            if not place.running:
+                place.partition.lease.forget()
             place.called, place.settled = False, None
 
     def allowance(self, look: Look) -> float:
@@ -247,9 +259,9 @@ class Agenda:
         return max(0.0, place.free_since + self._runtime.lease_seconds - now)
 
     def _is_ready(self, place: _Place) -> bool:
-        if place.running or place.leaves:
-            return False
         now = self._runtime.clock.monotonic()
+        if place.running or place.leaves or now < place.rests_until:
+            return False
         if place.called and now >= place.called_again_at:
             return True
         writes_at = place.partition.writes_at
@@ -266,7 +278,7 @@ class Agenda:
     def _seconds_left(self) -> float:
         """How long until the first of what the tables announce, or until a partition that is settled is asked again."""
         idle = [place for place in self._places if not place.running]
-        moments = [max(place.next_at, place.called_again_at) for place in idle]
+        moments = [max(place.next_at, place.called_again_at, place.rests_until) for place in idle]
         moments += [place.settled_until for place in idle if self._is_behind(place)]
         moments += [one for place in idle if (one := place.partition.writes_at) is not None]
         moments += [one] if (one := self.rebuilds.try_at) is not None else []

@@ -23,7 +23,7 @@ from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.guard import lent
 from eventlog.subscribers.handing_out import SETTLE_SECONDS, HandingOut
-from eventlog.subscribers.results import CulpritError, Delivered, Ran
+from eventlog.subscribers.results import CulpritError, Delivered, InterruptedTurnError, Ran
 from eventlog.subscribers.runtime import Runtime
 from eventlog.subscribers.settling import Settling
 
@@ -59,7 +59,7 @@ class Delivery:
         """
         database, clock = self._runtime.database, self._runtime.clock
         began = clock.monotonic()
-        ran = Ran()
+        ran, writes_are_through = Ran(), False
         try:
             with database.transaction() as connection:
                 holds_since = clock.monotonic()
@@ -72,9 +72,12 @@ class Delivery:
                 progress = self._settling.moved_to(to, handed_through=batch[ran.done - 1].position)
                 self._lease.fence(connection, progress)
                 self._settling.write(connection, ran)
+                writes_are_through = True
         except DBAPIError as error:
             seconds = clock.monotonic() - began
-            cause = self.failure_at_commit(error, seconds)
+            if ran.done and self.lost(error):
+                raise InterruptedTurnError(batch[ran.done - 1], error) from error
+            cause = self.failure_at_commit(error, seconds, commits=writes_are_through)
             raise CulpritError(None, cause, through=batch[-1].position, seconds=seconds) from error
         self._lease.passed(progress, since=began)
         self._settling.wrote(ran)
@@ -119,16 +122,22 @@ class Delivery:
         self._interrupted = (item.position, times)
         return times >= INTERRUPTIONS_MAX
 
-    def failure_at_commit(self, error: DBAPIError, seconds: float) -> BaseException:
+    def lost(self, error: DBAPIError) -> bool:
+        """Tell whether a transaction is over because its connection is gone, and nobody knows why."""
+        return error.connection_invalidated and not self._runtime.database.ended_idle(error)
+
+    def failure_at_commit(self, error: DBAPIError, seconds: float, *, commits: bool) -> BaseException:
         """Tell why a transaction with handlers' writes did not commit; raise the error when it is nobody's failure.
 
-        A connection that is gone after longer than a lease was ended by the database because a handler left it idle.
+        A handler's failure is what its transaction does not survive: that it left it idle for too long, or that what it
+        wrote cannot be committed, or not in time. `commits` is whether everything of ours was written before.
         """
-        if not self._runtime.database.passing(error):
-            return error
-        if seconds < self._runtime.lease_seconds:
+        database = self._runtime.database
+        if database.ended_idle(error):
+            return self._handing_out.broken(seconds)
+        if database.passing(error) and not (commits and database.timed_out(error)):
             raise error
-        return self._handing_out.broken(seconds)
+        return error
 
     def _settle(self, ran: Ran, batch: Sequence[FeedItem], *, through: int, coming: Sequence[FeedItem] = ()) -> None:
         """Settle a batch, up to the end of the unbroken run of what is done; `coming` is announced with it."""

@@ -1,8 +1,9 @@
 """Reads the log for all subscribers of one worker, and decodes each event once.
 
 Subscribers at the same place share a page. A poll asks for the head alone, which is one cheap read; the high-water mark
-is asked for only when the head has moved past it. Nothing here outlives an error of the database: after a failover, or
-when a log is put back to a copy of it, positions are given out again, so `forget` is called then.
+is asked for only when the head has moved past it. Nothing here outlives a lost connection, whoever has lost it, nor
+an error of the database: after a crash or a failover, or when a log is put back to a copy of it, what was read may be
+gone, and its positions given out again. `Seen` is the second guard, for what somebody has in hand by then.
 """
 
 import threading
@@ -94,6 +95,7 @@ class Feed:
         self._head = 0
         self._moves = 0
         self._times_forgotten = self._refreshed_after = 0
+        self._losses = log.database.losses
         self._pages: OrderedDict[int, Page] = OrderedDict()
 
     @property
@@ -111,30 +113,43 @@ class Feed:
         """Whether positions have been given out that are not safe to read yet, as last seen."""
         return self._mark < self._head
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether a connection has been lost since the last look: nothing is known then, and a page has nothing."""
+        return self._losses != self._log.database.losses
+
     def refresh(self) -> int:
         """Look whether there is more to read, and return the high-water mark. One query while nothing moves."""
         database = self._log.database
-        times_forgotten = self._times_forgotten
+        losses, times_forgotten = database.losses, self._times_forgotten
         with database.quick() as connection:
             head = mark = database.head(connection)
             if head != self._mark:
                 mark = database.high_water_mark(connection)
         with self._lock:
-            if times_forgotten == self._times_forgotten:
-                # Otherwise who was asked may not be who is asked for the events.
-                self._refreshed_after = times_forgotten
-                self._saw(head=head, mark=mark)
+            if times_forgotten != self._times_forgotten:
+                # Who was asked may not be who is asked for the events.
+                return mark
+            self._refreshed_after = times_forgotten
+            if losses != self._losses:
+                self._losses = losses
+                self._pages.clear()
+                self._saw(head=0, mark=0)
+            self._saw(head=head, mark=mark)
         return mark
 
     def saw(self, look: Look) -> None:
         """Take over what somebody else has looked at."""
-        self._saw(head=look.head, mark=look.high_water_mark)
+        with self._lock:
+            self._saw(head=look.head, mark=look.high_water_mark)
 
     def page(self, *, after: int, until: int | None = None) -> Page:
         """Return events that follow a position, at most a page of them, none past the mark last read nor `until`."""
         if self._refreshed_after != self._times_forgotten:
             self.refresh()
         with self._lock:
+            if self.is_stale:
+                return Page(after=after, items=[], scanned_through=after)
             end = self._mark if until is None else min(until, self._mark)
             page = self._kept(after)
             if page is None:

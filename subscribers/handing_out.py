@@ -107,9 +107,9 @@ class HandingOut:
         except NOT_A_FAILURE:
             raise
         except BaseException as error:
-            too_slow = clock.monotonic() - began >= self._runtime.lease_seconds
             ours_is_gone = not database.transaction_is_usable(connection)
-            if database.passing(error) and ours_is_gone and not too_slow:
+            its_own_doing = database.timed_out(error) or database.ended_idle(error)
+            if database.passing(error) and ours_is_gone and not its_own_doing:
                 raise InterruptedTurnError(call.items[0], error) from error
             if database.is_own_lock(error):
                 error.add_note("Only one connection can write to a SQLite file: write through ctx.connection.")

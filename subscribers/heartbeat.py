@@ -16,9 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from eventlog.errors import DatabaseError
 from eventlog.schema.timestamps import seconds_from_now
 from eventlog.subscribers.leases import Lease
-from eventlog.subscribers.log_lines import first_line
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.runtime import Runtime
+from eventlog.subscribers.trouble import Trouble
 
 logger = logging.getLogger("eventlog.worker")
 
@@ -43,6 +43,7 @@ class Heartbeat:
         self._runtime = runtime
         self._partitions = partitions
         self._also = also
+        self._trouble = Trouble(runtime, logger)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="eventlog-heartbeat", daemon=True)
 
@@ -60,7 +61,9 @@ class Heartbeat:
             try:
                 self._beat()
             except (DBAPIError, DatabaseError) as error:
-                logger.warning("the leases could not be renewed, the next try comes: %s", first_line(error))
+                self._trouble.say("the leases could not be renewed, the next try comes: %s", error)
+            else:
+                self._trouble.say_if_over()
 
     def _beat(self) -> None:
         held = [partition.lease for partition in self._partitions() if partition.lease.held]

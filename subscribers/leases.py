@@ -1,9 +1,9 @@
 """Who may run a partition, until when, and the fence that every one of a worker's transactions has to pass.
 
 A lease is a row with an expiry on the database's clock, renewed by heartbeat. Taking it draws a new epoch. The epoch,
-the owner and the position read from stand in the WHERE of the fence, so a worker that was overtaken, or whose
-checkpoint an operator moved, changes no row and rolls back. The position is part of it because a COMMIT whose answer
-was lost would else be applied twice.
+the owner and the position read from stand in the WHERE of the fence (`fence.py`), so a worker that was overtaken, or
+whose checkpoint an operator moved, changes no row and rolls back. The position is part of it because a COMMIT whose
+answer was lost would else be applied twice.
 
     free ----take----> held ----release----> free
                         |  ^
@@ -17,25 +17,16 @@ from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Float, Update, bindparam, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, literal, or_, select, update
 
 from eventlog.bell import ring
 from eventlog.clock import Clock
 from eventlog.database import Database, Lent
 from eventlog.errors import LeaseLostError, RestoredLogError
-from eventlog.fixed import Fixed
-from eventlog.schema.tables import Tables
 from eventlog.schema.timestamps import database_now, seconds_from_now
 from eventlog.subscribers.declaration import Subscriber
+from eventlog.subscribers.fence import Fence, Progress
 from eventlog.subscribers.registration import RowLock, check_contract, read_subscriber
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a partition stands: what it is done with, what it has announced, and what it ever handed to a handler."""
-
-    position: int
-    in_hand: int
-    handled_through: int
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,12 +65,10 @@ class Lease:
         self.epoch = 0
         self.progress = Progress(position=0, in_hand=0, handled_through=0)
         self._clock = clock
+        self._fence = Fence(database, subscriber=subscriber, partition=partition, owner=owner, seconds=seconds)
         self._valid_until = 0.0
         self._lock = threading.Lock()
         self._held = False
-        dialect = database.engine.dialect
-        self._fence = Fixed(_fence(database.tables), dialect)
-        self._fence_at_event = Fixed(_fence(database.tables).values(event_id=bindparam("stands_at")), dialect)
 
     @property
     def held(self) -> bool:
@@ -120,22 +109,8 @@ class Lease:
         It comes after the handlers' writes and before every ledger row, in each of a worker's transactions. Call
         `passed` with the same progress once the transaction has committed.
         """
-        values = {
-            "of": self.subscriber,
-            "part": self.partition,
-            "held_epoch": self.epoch,
-            "held_by": self.owner,
-            "read_from": self.progress.position,
-            "to": progress.position,
-            "hands_out": progress.in_hand,
-            "through": progress.handled_through,
-            "seconds": self.seconds,
-        }
-        fence = self._fence
-        if self._id_at is not None and progress.position != self.progress.position:
-            fence, values["stands_at"] = self._fence_at_event, self._id_at(progress.position)
-        if self.database.change(connection, fence, values) != 1:
-            raise self._lost("another worker or an operator has moved its checkpoint")
+        if not self._passes_fence(connection, progress):
+            raise self._lost("another worker or an operator has moved its checkpoint, or what was read is in no log")
 
     def passed(self, progress: Progress, *, since: float) -> None:
         """Note that a transaction with this fence has committed; it began at `since` on the monotonic clock."""
@@ -159,24 +134,25 @@ class Lease:
             if self.epoch == epoch:
                 self._held = False
 
-    def release(self, *, reached: int = 0) -> None:
+    def release(self, passed: Progress | None = None) -> None:
         """Let others have it at once (T6), and wake them. Nothing, when it is not ours.
 
-        `reached` is how far the log has been passed without anything to do, if that is beyond the checkpoint. What is
+        `passed` is how far the log has been passed without anything to do, if that is beyond the checkpoint. What is
         still announced then is left in hand: a call was interrupted, or the doubt that a dead owner has left was not
         cleared up. Delivered at most once, it must not be handed out again.
         """
         if not self._held:
             return
-        position, in_hand = self.progress.position, self.progress.in_hand
-        to = max(position, reached)
+        in_hand = self.progress.in_hand
         self.forget()
         table = self.database.tables.checkpoints
         with self.database.transaction() as connection:
+            has_passed = passed is not None and self._passes_fence(connection, passed)
+            position = passed.position if passed is not None and has_passed else self.progress.position
             connection.execute(
                 update(table)
                 .where(*self._ours(self.epoch), table.c.position == position)
-                .values(owner=None, expires_at=None, position=to, in_hand=max(to, in_hand), **self._event_at(to))
+                .values(owner=None, expires_at=None, in_hand=max(position, in_hand))
             )
             ring(connection, self.database.tables)
 
@@ -184,6 +160,15 @@ class Lease:
         """Stop relying on it: it has to be taken again before anything else is done."""
         with self._lock:
             self._held = False
+
+    def _passes_fence(self, connection: Lent, progress: Progress) -> bool:
+        return self._fence.passes(
+            connection,
+            progress,
+            epoch=self.epoch,
+            before=self.progress.position,
+            event=self._event_at(progress.position),
+        )
 
     def _take(self, connection: Connection, *, key_name: str) -> Taken | None:
         table = self.database.tables.checkpoints
@@ -213,7 +198,7 @@ class Lease:
         """In another database than the log's, a checkpoint keeps the id of the event that it stands at."""
         if self._id_at is None or position == self.progress.position:
             return {}
-        return {"event_id": self._id_at(position)}
+        return {"at_event": self._id_at(position)}
 
     def _check_log(self, position: int, event_id: str | None) -> None:
         """Raise `RestoredLogError` unless the log still has the event that a checkpoint elsewhere stands at."""
@@ -247,24 +232,3 @@ class Lease:
             f"{self.subscriber}/{self.partition}: the lease of epoch {self.epoch} is lost: {why}",
             remedy="nothing to do: the worker rolls back, and takes the lease again when it is free",
         )
-
-
-def _fence(tables: Tables) -> Update:
-    """Move a checkpoint of ours, unless somebody else has."""
-    table = tables.checkpoints
-    return (
-        update(table)
-        .where(
-            table.c.subscriber == bindparam("of"),
-            table.c.partition == bindparam("part"),
-            table.c.epoch == bindparam("held_epoch"),
-            table.c.owner == bindparam("held_by"),
-            table.c.position == bindparam("read_from"),
-        )
-        .values(
-            position=bindparam("to"),
-            in_hand=bindparam("hands_out"),
-            handled_through=bindparam("through"),
-            expires_at=seconds_from_now(bindparam("seconds", type_=Float())),
-        )
-    )

@@ -32,6 +32,7 @@ from eventlog.subscribers.problems import OUTCOME_UNKNOWN, WORKER_DIED, Problem
 from eventlog.subscribers.results import CulpritError, Delivered, InterruptedTurnError, Ran
 from eventlog.subscribers.retrying import Retrying
 from eventlog.subscribers.runtime import Runtime
+from eventlog.subscribers.seen import Seen
 from eventlog.subscribers.settling import Settling
 
 logger = logging.getLogger("eventlog.worker")
@@ -62,6 +63,7 @@ class Partition:
         self._held_back = HeldBack(runtime.database.tables, subscriber=subscriber.name, partition=number)
         self._outage = Outage(after=subscriber.outage_after)
         self._floors = Floors()
+        self._seen = Seen()
         self._caller = Caller(runtime, subscriber)
         self._settling = Settling(
             runtime,
@@ -70,6 +72,7 @@ class Partition:
             caller=self._caller,
             held_back=self._held_back,
             outage=self._outage,
+            seen=self._seen,
         )
         handing_out = HandingOut(runtime, subscriber, self._settling, caller=self._caller)
         self._delivery = Delivery(runtime, subscriber, self._settling, handing_out)
@@ -92,6 +95,8 @@ class Partition:
         self._probe_at = 0.0
         self._said: str | None = None
         self._interrupted = 0
+        self._losses = 0
+        """Where the log is elsewhere: its lost connections when it was last asked whether it is what it was."""
         self.refusal: RefusedError | NotFoundError | None = None
         """Why the code may not run the partition, when the lease was last asked for."""
 
@@ -146,7 +151,8 @@ class Partition:
 
     def release(self) -> None:
         """Let the lease go, with the checkpoint where the partition has come to."""
-        self.lease.release(reached=self._reached)
+        passes = self._reached > self.lease.progress.position
+        self.lease.release(self._settling.moved_to(self._reached) if passes else None)
 
     def leave(self) -> Delivered:
         """Let the lease go, as a turn of its own: the partition is paused, or somebody else's share."""
@@ -159,8 +165,10 @@ class Partition:
         self._runtime.feed.forget()
 
     def _hold(self) -> bool:
-        if self.lease.held:
+        losses = self._runtime.log.database.losses
+        if self.lease.held and not (self._runtime.is_elsewhere and losses != self._losses):
             return True
+        self._losses = losses
         try:
             taken = self.lease.take(self.subscriber)
         except (RefusedError, NotFoundError) as error:
@@ -182,6 +190,7 @@ class Partition:
         self._in_doubt = self._in_doubt or taken.died or hands_out_once
         self._alone_through = taken.progress.in_hand if self._in_doubt else 0
         self._reached = taken.progress.position
+        self._seen.forget()
         self._probe_at = 0.0
         self._caller.key_name = taken.key_name
         self._outage.restore(taken.outage_handler, taken.outage_since)
@@ -245,6 +254,7 @@ class Partition:
             return self._pass_by(page, None)
         if page.scanned_through <= now or self._runtime.stop.is_set() or not self._may_deliver():
             return Delivered()
+        self._seen.read(page, settled=self.lease.progress.position)
         wanted = self._wanted(page)
         due, waits_before = self._not_in_ledger(wanted)
         if self._in_doubt:

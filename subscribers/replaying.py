@@ -21,6 +21,7 @@ from eventlog.subscribers.control.lifecycle import RUNNING
 from eventlog.subscribers.control.replays import Replay, ReplayState, open_positions, replay_from
 from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import Subscriber
+from eventlog.subscribers.delivery import INTERRUPTIONS_MAX
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.guard import lent
 from eventlog.subscribers.ledger import Attempt, record_attempt
@@ -50,6 +51,7 @@ class Replaying:
         self._table = runtime.database.tables.replays
         self._replay: Replay | None = None
         self._in_hand = 0
+        self._interrupted = (0, 0)
         self._epoch = 0
         self._valid_until = 0.0
 
@@ -202,6 +204,7 @@ class Replaying:
 
     def _within(self, item: FeedItem) -> Delivered:
         began, before = self._runtime.clock.monotonic(), self._held()
+        handler_is_through = False
         try:
             with self._database.transaction() as connection:
                 self._database.guard_owner(connection, seconds=self._runtime.lease_seconds)
@@ -213,15 +216,25 @@ class Replaying:
                         "the handler returned, but it had broken the transaction it was called in",
                         remedy="leave ctx.connection's transaction alone, and let database errors out of the handler",
                     )
+                handler_is_through = True
                 return self._write(connection, item.position, done=1)
         except NOT_A_FAILURE:
             raise
         except Exception as error:
-            if isinstance(error, DBAPIError) and self._database.passing(error):
+            if isinstance(error, DBAPIError) and self._is_bad_luck(error, item, handler_is_through):
                 raise
             attempt = self._attempt(item.position, error, began)
         self._replay = before
         return self._settle(item.position, attempts=[attempt], done=1)
+
+    def _is_bad_luck(self, error: DBAPIError, item: FeedItem, handler_is_through: bool) -> bool:
+        """Whether the database has failed and not the handler: not what it sent, and not always at this event."""
+        database = self._database
+        if database.ended_idle(error) or (database.timed_out(error) and not handler_is_through):
+            return False
+        position, times = self._interrupted
+        self._interrupted = (item.position, times + 1 if position == item.position else 1)
+        return database.passing(error) and self._interrupted[1] < INTERRUPTIONS_MAX
 
     def _leave_in_doubt(self, replay: Replay) -> Delivered:
         """At most once: what a dead worker had in hand is not handed out again."""

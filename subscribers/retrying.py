@@ -18,9 +18,9 @@ from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.delivery import Delivery
 from eventlog.subscribers.due import Held, blocked_behind, due_entries, unfinished_entries
 from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.fence import Progress
 from eventlog.subscribers.guard import lent
 from eventlog.subscribers.handing_out import HandingOut
-from eventlog.subscribers.leases import Progress
 from eventlog.subscribers.ledger import (
     Attempt,
     Entry,
@@ -150,24 +150,33 @@ class Retrying:
         clock, database = self._runtime.clock, self._runtime.database
         began = clock.monotonic()
         progress, ran = self._progress_past(entry), Ran(succeeded={call.handler.name})
+        handler_is_through = writes_are_through = False
         try:
             with database.transaction() as connection:
                 database.guard_owner(connection, seconds=self._runtime.lease_seconds)
                 with lent(connection, self._subscriber.renamed_tables):
                     self._handing_out.call_within(connection, msgspec.structs.replace(call, connection=connection))
+                handler_is_through = True
                 self._lease.fence(connection, progress)
                 self._close(connection, entry, ran, seconds=clock.monotonic() - began)
+                writes_are_through = True
         except InterruptedTurnError as error:
-            if not self._delivery.interrupted_too_often(error.item):
-                raise
-            return self._failed(entry, error.error, seconds=clock.monotonic() - began)
+            return self._interrupted(entry, error, seconds=clock.monotonic() - began)
         except HandlerFailedError as error:
             return self._failed(entry, error.error, seconds=clock.monotonic() - began)
         except DBAPIError as error:
             seconds = clock.monotonic() - began
-            return self._failed(entry, self._delivery.failure_at_commit(error, seconds), seconds=seconds)
+            if handler_is_through and self._delivery.lost(error):
+                return self._interrupted(entry, InterruptedTurnError(call.items[0], error), seconds=seconds)
+            failure = self._delivery.failure_at_commit(error, seconds, commits=writes_are_through)
+            return self._failed(entry, failure, seconds=seconds)
         self._lease.passed(progress, since=began)
         return self._closed(entry, ran)
+
+    def _interrupted(self, entry: Entry, error: InterruptedTurnError, *, seconds: float) -> Delivered:
+        if not self._delivery.interrupted_too_often(error.item):
+            raise error
+        return self._failed(entry, error.error, seconds=seconds)
 
     def _outside(self, entry: Entry, call: Call) -> Delivered:
         clock = self._runtime.clock
@@ -235,7 +244,9 @@ class Retrying:
         now = self._lease.progress
         if entry.position <= now.position:
             return now
-        return self._settling.moved_to(entry.position, handed_through=entry.position, in_hand=now.in_hand)
+        return self._settling.moved_to(
+            entry.position, handed_through=entry.position, in_hand=now.in_hand, is_read=False
+        )
 
     def _ask_again(self, entry: Entry) -> None:
         with self._runtime.database.reader() as connection:

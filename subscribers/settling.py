@@ -14,8 +14,9 @@ from sqlalchemy import Connection
 from eventlog.subscribers.calls import Caller
 from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.feed import FeedItem
+from eventlog.subscribers.fence import Progress
 from eventlog.subscribers.held_back import HeldBack
-from eventlog.subscribers.leases import Lease, Progress
+from eventlog.subscribers.leases import Lease
 from eventlog.subscribers.ledger import Attempt, Entry, EntryState, NewEntry, record_entries
 from eventlog.subscribers.log_lines import log_turn
 from eventlog.subscribers.outage import Outage, begin_outage, end_outage
@@ -24,6 +25,7 @@ from eventlog.subscribers.problems import BLOCKED, Problem, problem_of
 from eventlog.subscribers.results import Ran
 from eventlog.subscribers.routing import Handler
 from eventlog.subscribers.runtime import Runtime
+from eventlog.subscribers.seen import Seen
 
 logger = logging.getLogger("eventlog.worker")
 
@@ -40,6 +42,7 @@ class Settling:
         caller: Caller,
         held_back: HeldBack,
         outage: Outage,
+        seen: Seen,
     ) -> None:
         self.lease = lease
         self.held_back = held_back
@@ -47,6 +50,7 @@ class Settling:
         self._runtime = runtime
         self._subscriber = subscriber
         self._caller = caller
+        self._seen = seen
 
     def announce(self, last: FeedItem) -> None:
         """Say what is about to be handed out, before it is: what a crash leaves in doubt is then known."""
@@ -89,12 +93,14 @@ class Settling:
             yield connection
         self.lease.passed(progress, since=began)
 
-    def moved_to(self, position: int, *, handed_through: int = 0, in_hand: int = 0) -> Progress:
-        """Where the partition stands with the checkpoint at a position."""
+    def moved_to(self, position: int, *, handed_through: int = 0, in_hand: int = 0, is_read: bool = True) -> Progress:
+        """Where the partition stands with the checkpoint at a position; `is_read` is whether its pages led there."""
+        now = self.lease.progress
         return Progress(
             position=position,
             in_hand=max(position, in_hand),
-            handled_through=max(self.lease.progress.handled_through, handed_through),
+            handled_through=max(now.handled_through, handed_through),
+            witnesses=self._seen.witnesses(above=now.position, through=position) if is_read else (),
         )
 
     def write(self, connection: Connection, ran: Ran) -> None:

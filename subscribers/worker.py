@@ -28,6 +28,7 @@ from eventlog.subscribers.log_lines import first_line
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.results import Delivered
 from eventlog.subscribers.runtime import Runtime
+from eventlog.subscribers.trouble import Trouble
 
 logger = logging.getLogger("eventlog.worker")
 
@@ -35,7 +36,7 @@ LINGER_SECONDS = 0.02
 """How long the pauses between polls grow before the worker goes to sleep. While events keep coming it never does, and
 whoever appends need not wake it."""
 
-RECONNECT_SECONDS_MAX = 30.0
+RECONNECT_SECONDS_MAX = 5.0
 THREADS_MAX = 8
 """So many partitions take turns at a time, and beside them one replay and one rebuild that is taken into use."""
 
@@ -70,7 +71,7 @@ def drain(
         with heartbeat:
             left = list(partitions)
             while left and not runtime.stop.is_set():
-                left = [partition for partition in left if _drain_turn(partition, until, counts)]
+                left = [partition for partition in left if _drain_turn(runtime, partition, until, counts)]
                 if left and not any(partition.lease.held for partition in left):
                     left = _wait_for_others(runtime, left, until, waiting)
     finally:
@@ -267,6 +268,7 @@ class _Loop:
         self._reconnect_seconds = 0.0
         self._has_looked = False
         """Whether the sleep ended with a look that found something to do."""
+        self._trouble = Trouble(runtime, logger)
 
     def run(self) -> None:
         while self._turns or not self._runtime.stop.is_set():
@@ -281,6 +283,7 @@ class _Loop:
                 self._wait_for_database(error)
             else:
                 self._reconnect_seconds = 0.0
+                self._trouble.say_if_over()
 
     def _begin_turns(self) -> None:
         """Begin what there is to do. Who was woken has just looked into the log, and what is there goes before all
@@ -332,8 +335,9 @@ class _Loop:
             error = turn.exception()
             ended(None if error else turn.result())
             if error is not None:
-                raise error
-            if turn.result().moved:
+                self._refuse_faults_of_ours(error)
+                self._trouble.say("a turn has failed, and is taken again: %s", error)
+            elif turn.result().moved:
                 self._pause_seconds = POLL_SECONDS_MIN
 
     def _rest(self) -> None:
@@ -359,25 +363,31 @@ class _Loop:
         return seconds
 
     def _wait_for_database(self, error: Exception) -> None:
-        ours = self._runtime.database.translate(error)
-        if not self._runtime.database.passing(error) and not isinstance(ours, DatabaseError):
-            raise error
+        self._refuse_faults_of_ours(error)
         self._runtime.feed.forget()
         self._agenda.forget()
         self._reconnect_seconds = min(RECONNECT_SECONDS_MAX, max(0.1, self._reconnect_seconds * 2))
-        logger.warning(
-            "the database failed, next look in %.1f s: %s", self._reconnect_seconds, first_line(ours or error)
-        )
-        self._runtime.clock.wait(self._runtime.stop, self._reconnect_seconds)
+        self._trouble.say(f"the database failed, next look in {self._reconnect_seconds:.1f} s: %s", error)
+        self._runtime.clock.wait(self._runtime.stop, self._reconnect_seconds * (0.75 + self._runtime.draw() / 2))
+
+    def _refuse_faults_of_ours(self, error: BaseException) -> None:
+        """Raise an error that is none of the database: it ends the worker, loudly."""
+        database = self._runtime.database
+        if isinstance(error, DatabaseError) or database.passing(error):
+            return
+        if not isinstance(database.translate(error), DatabaseError):
+            raise error
 
 
-def _drain_turn(partition: Partition, until: int, counts: dict[str, Counts]) -> bool:
+def _drain_turn(runtime: Runtime, partition: Partition, until: int, counts: dict[str, Counts]) -> bool:
     """Take one turn; return whether the partition is to have another."""
+    if runtime.feed.is_stale or runtime.feed.mark < until:
+        runtime.feed.refresh()
     done = partition.turn(until=until)
     _add(counts, partition, done)
     if partition.refusal is not None:
         raise partition.refusal
-    if done.moved or not partition.lease.held:
+    if done.moved or not partition.lease.held or runtime.feed.is_stale:
         return True
     partition.release()
     return False

@@ -17,6 +17,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -61,17 +62,62 @@ def pgbouncer_server(postgres_url: str, cache: Path) -> Iterator[str]:
 
     Any database of that server is reached by putting its name into the URL.
     """
+    with pgbouncer(postgres_url, cache) as started:
+        yield started.url
+
+
+class Pgbouncer:
+    """One that a test stops and starts again, on the same port."""
+
+    def __init__(self, program: Program, directory: Path, account: Account, server: sqlalchemy.URL) -> None:
+        self._program = program
+        self._directory = directory
+        self._account = account
+        self._server = server
+        self._guard, self._port = _started(program, directory, account, server)
+
+    @property
+    def url(self) -> str:
+        """The URL that leads through it to the server's own database."""
+        url = self._server.set(host="127.0.0.1", port=self._port, password=None)
+        return url.render_as_string(hide_password=False)
+
+    def stop(self) -> None:
+        """Stop it as a crash does: its clients and its servers find their connections closed."""
+        pid = int((self._directory / "pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        self._guard.wait(START_SECONDS_MAX)
+        self._close()
+
+    def start(self) -> None:
+        """Start it again."""
+        (self._directory / "pid").unlink(missing_ok=True)
+        self._guard, _ = _started(self._program, self._directory, self._account, self._server, port=self._port)
+
+    def end(self) -> None:
+        stop(self._guard)
+        self._close()
+
+    def _close(self) -> None:
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+
+
+@contextlib.contextmanager
+def pgbouncer(postgres_url: str, cache: Path) -> Iterator[Pgbouncer]:
+    """Run PgBouncer before the server of `postgres_url`."""
     directory = Path(tempfile.mkdtemp(prefix="eventlog-pgbouncer-"))
     try:
         directory.chmod(0o711)
         account = server_account()
         program = _copied(_find(cache), directory, account)
-        guard, port = _started(program, directory, account, sqlalchemy.make_url(postgres_url))
+        if account.user is not None and account.group is not None:
+            os.chown(directory, account.user, account.group)
+        started = Pgbouncer(program, directory, account, sqlalchemy.make_url(postgres_url))
         try:
-            url = sqlalchemy.make_url(postgres_url).set(host="127.0.0.1", port=port, password=None)
-            yield url.render_as_string(hide_password=False)
+            yield started
         finally:
-            stop(guard)
+            started.end()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -186,14 +232,16 @@ def _copied(program: Program, directory: Path, account: Account) -> Program:
 
 
 def _started(
-    program: Program, directory: Path, account: Account, server: sqlalchemy.URL
+    program: Program, directory: Path, account: Account, server: sqlalchemy.URL, *, port: int | None = None
 ) -> tuple["subprocess.Popen[bytes]", int]:
     log = directory / "log"
+    log.unlink(missing_ok=True)
+    given = port
     report = ""
     for _ in range(START_ATTEMPTS_MAX):
-        port = free_port()
+        port = given or free_port()
         settings = directory / "pgbouncer.ini"
-        settings.write_text(_settings(server, port=port, release=program.release(account)))
+        settings.write_text(_settings(server, port=port, pid=directory / "pid", release=program.release(account)))
         if account.user is not None and account.group is not None:
             os.chown(settings, account.user, account.group)
         settings.chmod(0o600)
@@ -213,7 +261,7 @@ def _started(
     raise RuntimeError(f"{program.path} did not get ready:\n{report}")
 
 
-def _settings(server: sqlalchemy.URL, *, port: int, release: tuple[int, ...]) -> str:
+def _settings(server: sqlalchemy.URL, *, port: int, pid: Path, release: tuple[int, ...]) -> str:
     place = {
         "host": server.host or "127.0.0.1",
         "port": f"{server.port or 5432}",
@@ -226,6 +274,7 @@ def _settings(server: sqlalchemy.URL, *, port: int, release: tuple[int, ...]) ->
         f"* = {quoted}",
         "[pgbouncer]",
         "listen_addr = 127.0.0.1",
+        f"pidfile = {pid}",
         f"listen_port = {port}",
         "unix_socket_dir =",
         "auth_type = any",

@@ -108,8 +108,8 @@ def server_of_the_wheel(
     with contextlib.ExitStack() as stack:
         place_of_data = None if on_disk else _place_of_data()
         directory, home = (stack.enter_context(_directory(place)) for place in (None, place_of_data))
-        binaries = _binaries(directory, account, wheel=wheel)
-        data = (make_data or _initialised)(home / "data", binaries, account)
+        binaries = binaries_of_the_wheel(directory, account, wheel=wheel)
+        data = (make_data or initialised)(home / "data", binaries, account)
         guard, port = _started([directory, home], binaries, data, settings=settings, account=account)
         try:
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -136,7 +136,7 @@ def _place_of_data() -> Path | None:
     return None
 
 
-def _binaries(directory: Path, account: Account, *, wheel: str) -> Path:
+def binaries_of_the_wheel(directory: Path, account: Account, *, wheel: str = WHEEL) -> Path:
     """The folder of initdb and postgres, in the wheel or copied below `directory`."""
     spec = importlib.util.find_spec(wheel)
     if spec is None or spec.origin is None:
@@ -168,7 +168,7 @@ def _can_run(binaries: Path, account: Account) -> bool:
     return True
 
 
-def _initialised(data: Path, binaries: Path, account: Account) -> Path:
+def initialised(data: Path, binaries: Path, account: Account) -> Path:
     made_for(data, account)
     options = (
         "--auth=trust",
@@ -200,8 +200,10 @@ def _started(
     report = ""
     for _ in range(START_ATTEMPTS_MAX):
         port = free_port()
-        guard = guarded(_command(binaries, data, port, settings), directories=directories, log=log, account=account)
-        if _is_ready(guard, data):
+        guard = guarded(
+            server_command(binaries, data, port, settings), directories=directories, log=log, account=account
+        )
+        if is_ready(guard, data):
             return guard, port
         report = log.read_text()
         stop(guard)
@@ -210,12 +212,12 @@ def _started(
     raise RuntimeError(f"the PostgreSQL in {binaries} did not get ready:\n{report}")
 
 
-def _command(binaries: Path, data: Path, port: int, settings: Mapping[str, str]) -> list[str]:
+def server_command(binaries: Path, data: Path, port: int, settings: Mapping[str, str]) -> list[str]:
     given = [f"-c{name}={value}" for name, value in settings.items()]
     return [f"{binaries / 'postgres'}", "-D", f"{data}", "-p", f"{port}", "-h", "127.0.0.1", "-k", "", *given]
 
 
-def _is_ready(guard: "subprocess.Popen[bytes]", data: Path) -> bool:
+def is_ready(guard: "subprocess.Popen[bytes]", data: Path) -> bool:
     """Wait until the server says so in its own status file: on the port alone a stranger might answer."""
     status = data / "postmaster.pid"
     deadline = time.monotonic() + START_SECONDS_MAX

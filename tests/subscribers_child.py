@@ -5,7 +5,8 @@
 KIND is `board` (a projection, a row for each call of its handler), `books` (an effect that is transactional, the same
 row), `mail` (at least once, a line on standard output for each call) or `once` (at most once, the same line). How many
 partitions it has is said by PARTITIONS in the environment, the version of the projection by VERSION, another database
-for it by HOME_URL, how many events a page of the log has by PAGE_EVENTS. MODE is `run` (a worker, until SIGTERM) or
+for it by HOME_URL, how many events a page of the log has by PAGE_EVENTS, by how many seconds the clock of its machine
+is wrong by CLOCK_IS_OFF. MODE is `run` (a worker, until SIGTERM) or
 `drain`. DEED is what the handler does within the event of that number: `stand` (say so, and wait for a line on standard
 input) or `die` (end the process).
 """
@@ -13,6 +14,7 @@ input) or `die` (end the process).
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 from eventlog.subscribers import feed
@@ -73,7 +75,15 @@ def die(_number: int) -> None:
     os._exit(9)
 
 
+def set_clock(off_by: float) -> None:
+    """Have Python's clock of the day be wrong by so many seconds."""
+    seconds, nanoseconds = time.time, time.time_ns
+    time.time = lambda: seconds() + off_by
+    time.time_ns = lambda: nanoseconds() + int(off_by * 1e9)
+
+
 def main(url: str, kind: str, on_failure: str, mode: str, deed_name: str = "", number: str = "0") -> None:
+    set_clock(float(os.environ.get("CLOCK_IS_OFF", "0")))
     deed = {"": nothing, "stand": stand, "die": die}[deed_name]
     feed.PAGE_EVENTS = int(os.environ.get("PAGE_EVENTS", feed.PAGE_EVENTS))
     app = App(url, lease_seconds=2.0)
