@@ -419,7 +419,6 @@ def _says(error: BaseException, *words: str) -> bool:
     return isinstance(cause, sqlite3.OperationalError) and any(one in str(cause) for one in words)
 
 
-
 def _driver(connection: Connection) -> Any:
     """The driver's own connection: sqlite3's, or aiosqlite's, which has the same attributes."""
     return connection.connection.driver_connection
