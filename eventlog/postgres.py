@@ -380,7 +380,7 @@ class PostgresDatabase:
 
         A lone append and a worker's look into the log are statements as short as what SQLAlchemy does around them.
         """
-        with closing(self.engine.raw_connection()) as borrowed:
+        with closing(self._borrow()) as borrowed:
             driver = driver_of(borrowed)
             before, driver.autocommit = driver.autocommit, True
             try:
@@ -389,6 +389,13 @@ class PostgresDatabase:
             finally:
                 if not driver.closed:
                     driver.autocommit = before
+
+    def _borrow(self) -> PoolProxiedConnection:
+        """Take a connection out of the pool; a failure to connect is raised as SQLAlchemy does for its own."""
+        try:
+            return self.engine.raw_connection()
+        except psycopg.Error as error:
+            raise DBAPIError.instance(None, None, error, psycopg.Error, dialect=self.engine.dialect) from error
 
     @contextmanager
     def _respecting_poolers(self, connection: Lent) -> Iterator[None]:

@@ -116,13 +116,13 @@ class SqliteDatabase:
             return int(_borrowed(connection).cursor().execute(statement.text, statement.values(values)).rowcount)
 
     def quick(self) -> AbstractContextManager[Lent]:
-        return closing(self.engine.raw_connection())
+        return closing(self._borrow())
 
     def insert_alone(self, event: PendingEvent, expected: Expected) -> list[Inserted] | None:
         if not getattr(self.engine, _PREPARED, False):
             with self.transaction() as connection:
                 return self.insert(connection, [event], expected)
-        with closing(self.engine.raw_connection()) as lent:
+        with closing(self._borrow()) as lent:
             self._run(lent, "begin immediate")
             try:
                 inserted = self.insert(lent, [event], expected)
@@ -334,6 +334,10 @@ class SqliteDatabase:
             cursor = _borrowed(connection).cursor()
             cursor.execute(sql, values)
             return list(cursor.fetchall())
+
+    def _borrow(self) -> PoolProxiedConnection:
+        with self._driver_errors("connect"):
+            return self.engine.raw_connection()
 
     def _run(self, lent: PoolProxiedConnection, sql: str) -> None:
         with self._driver_errors(sql):

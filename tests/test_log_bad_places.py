@@ -8,9 +8,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy
 from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from eventlog.database import initialise
@@ -373,3 +375,22 @@ def test_the_error_of_a_migration_names_both_revisions(log: EventLog, monkeypatc
 
     with pytest.raises(SchemaTooNewError, match=r"eventlog_0\d+ > eventlog_0000"):
         initialise(log.database)
+
+
+def test_what_goes_to_the_driver_directly_says_as_well_that_nobody_answers(postgres_database_url: str) -> None:
+    """Lone appends and looks into the log take a connection without what SQLAlchemy has around it."""
+
+    def refuse(*_: object) -> None:
+        raise psycopg.OperationalError("connection refused")
+
+    with opened(postgres_database_url) as log:
+        log.append(note("first"))
+        log.engine.dispose()
+        sqlalchemy.event.listen(log.engine, "do_connect", refuse)
+        with pytest.raises(DatabaseUnreachableError):
+            log.append(note("second"))
+        with pytest.raises(DBAPIError) as failed:
+            log.doorbell.look()
+        assert log.database.passing(failed.value)
+        sqlalchemy.event.remove(log.engine, "do_connect", refuse)
+        assert said(list(log.read())) == ["first"]
