@@ -326,15 +326,22 @@ def check_schema(database: Database, connection: Connection) -> None:
 @contextmanager
 def lent_by_pool(engine: Engine) -> Iterator[Connection]:
     """Lend a connection of an engine. Raises `DatabaseUnreachableError` when all of its pool stay in use."""
-    try:
+    with pool_errors(engine):
         connection = engine.connect()
+    with connection:
+        yield connection
+
+
+@contextmanager
+def pool_errors(engine: Engine) -> Iterator[None]:
+    """Turn the complaint of a pool whose connections all stay in use into `DatabaseUnreachableError`."""
+    try:
+        yield
     except PoolTimeoutError as error:
         raise DatabaseUnreachableError(
             f"no connection to {engine.url.render_as_string(hide_password=True)} was free: {error}",
             remedy="give the engine a larger pool: create_engine(url, pool_size=..., max_overflow=...)",
         ) from error
-    with connection:
-        yield connection
 
 
 @contextmanager

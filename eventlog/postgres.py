@@ -37,6 +37,7 @@ from eventlog.database import (
     RecordedSince,
     Sizes,
     lent_by_pool,
+    pool_errors,
     undone_on_error,
 )
 from eventlog.errors import (
@@ -393,7 +394,8 @@ class PostgresDatabase:
     def _borrow(self) -> PoolProxiedConnection:
         """Take a connection out of the pool; a failure to connect is raised as SQLAlchemy does for its own."""
         try:
-            return self.engine.raw_connection()
+            with pool_errors(self.engine):
+                return self.engine.raw_connection()
         except psycopg.Error as error:
             raise DBAPIError.instance(None, None, error, psycopg.Error, dialect=self.engine.dialect) from error
 

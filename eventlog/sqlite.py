@@ -31,6 +31,7 @@ from eventlog.database import (
     RecordedSince,
     Sizes,
     lent_by_pool,
+    pool_errors,
     undone_on_error,
 )
 from eventlog.errors import (
@@ -336,7 +337,7 @@ class SqliteDatabase:
             return list(cursor.fetchall())
 
     def _borrow(self) -> PoolProxiedConnection:
-        with self._driver_errors("connect"):
+        with self._driver_errors("connect"), pool_errors(self.engine):
             return self.engine.raw_connection()
 
     def _run(self, lent: PoolProxiedConnection, sql: str) -> None:
