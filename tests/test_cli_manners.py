@@ -9,6 +9,7 @@ import click
 import pytest
 from click.shell_completion import BashComplete
 
+from eventlog import postgres_connections
 from eventlog.cli.main import eventlog
 from eventlog.cli.secrets import hide
 from tests.cli_support import Shop
@@ -200,7 +201,7 @@ def test_a_database_that_never_answers_ends_with_5_in_seconds(
     sqlite_shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes the connection, and never says a word."""
-    monkeypatch.setattr("eventlog.postgres.CONNECT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setitem(postgres_connections._DEFAULTS, "connect_timeout", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://ada:hunter2@127.0.0.1:{silent.getsockname()[1]}/shop"
         ran = sqlite_shop.cli("status", "--url", url, "-o", "json")
