@@ -6,13 +6,14 @@ import click
 import msgspec
 
 from eventlog.cli.exits import Exit
-from eventlog.cli.options import shared_options
+from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import age, counted, number, printable, show, show_json
 from eventlog.cli.parsing import seconds as parse_seconds
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.cli.status_command import opened_databases
 from eventlog.cli.status_table import held_back_line
 from eventlog.errors import DatabaseError, UnknownSubscriberError
+from eventlog.nearest import did_you_mean
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers.status import Status, SubscriberStatus, read_status_of
 
@@ -40,7 +41,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.argument("names", metavar="[SUBSCRIBER]...", nargs=-1)
+@subscriber_argument("names", metavar="[SUBSCRIBER]...", nargs=-1)
 @click.option("--max-lag", metavar="EVENTS", type=click.IntRange(min=0), help="So many events may lie ahead of it.")
 @click.option("--max-age", metavar="DURATION", help="The oldest event not done may be so old: 90s, 5m, 2h.")
 @click.option("--max-failed", metavar="NUMBER", type=click.IntRange(min=0), help="So many failures may be open.")
@@ -146,7 +147,9 @@ def _chosen(found: Status, names: Sequence[str]) -> list[SubscriberStatus]:
     known = {one.name: one for one in found.subscribers}
     for name in names:
         if name not in known:
+            hint = did_you_mean(name, known)
             raise UnknownSubscriberError(
-                f"no subscriber {name!r} is registered", remedy=f"registered are: {', '.join(known) or 'none'}"
+                f"no subscriber {name!r} is registered" + (f".{hint}" if hint else ""),
+                remedy=f"registered are: {', '.join(known) or 'none'}",
             )
     return [known[name] for name in names] if names else list(found.subscribers)

@@ -98,6 +98,7 @@ NAMING = (
     "rebuild X --back",
     "rebuild X --drop-kept",
     "rebuilds X",
+    "check X",
     "register X --app shop:app",
     "run --drain --app shop:app --only X",
 )
@@ -170,7 +171,7 @@ def completed(*words: str) -> list[str]:
 def test_commands_options_and_subscribers_are_completed(shop: Shop) -> None:
     assert completed("rew") == ["rewind"]
     assert completed("rewind", "m") == ["mail"]
-    assert completed("undo", "") == ["board", "mail"]
+    assert completed("undo", "") == completed("check", "") == ["board", "mail"]
     assert completed("--url", shop.url, "failures", "b") == ["board"]
     assert completed("rewind", "mail", "--to-") == ["--to-start", "--to-failure"]
     assert completed("completion", "") == ["bash", "zsh", "fish"]
