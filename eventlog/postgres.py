@@ -381,7 +381,7 @@ class PostgresDatabase:
 
         A lone append and a worker's look into the log are statements as short as what SQLAlchemy does around them.
         """
-        with closing(self._borrow()) as borrowed:
+        with closing(self._borrow()) as borrowed, leaving_standbys(borrowed):
             driver = driver_of(borrowed)
             before, driver.autocommit = driver.autocommit, True
             try:

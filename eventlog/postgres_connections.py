@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -90,11 +90,12 @@ def is_standby(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def leaving_standbys(connection: Connection) -> Iterator[None]:
+def leaving_standbys(connection: Connection | PoolProxiedConnection) -> Iterator[None]:
     """Give a connection up when the server says within the block that it takes no writes."""
     try:
         yield
     except DBAPIError as error:
-        if is_standby(error.orig) and not connection.invalidated:
+        is_there = connection.is_valid if isinstance(connection, PoolProxiedConnection) else not connection.invalidated
+        if is_standby(error.orig) and is_there:
             connection.invalidate(error)
         raise
