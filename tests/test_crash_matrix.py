@@ -15,7 +15,7 @@ from tests.crash_checks import DEEDS, check
 from tests.crash_matrix import SOAK, Databases, Files, Forks, Matrix
 from tests.crash_points import named
 
-SOME = 2
+SOME = 1
 DEEDS_ON_POSTGRESQL = len(DEEDS) if SOAK else 4
 
 FAMILIES = tuple(dict.fromkeys(deed.partition(" ")[0] for deed in DEEDS))

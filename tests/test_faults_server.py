@@ -16,7 +16,7 @@ from tests.fault_proxy import fault_proxy
 from tests.fault_storm import Storm
 from tests.postgres_cluster import Cluster, cluster
 
-FAULTS = 600 if "EVENTLOG_SOAK" in os.environ else 4
+FAULTS = 600 if "EVENTLOG_SOAK" in os.environ else 3
 LEASE_SECONDS = 1.0
 FINDS_OUT = {"tcp_user_timeout": "1000", "keepalives_idle": "1", "keepalives_interval": "1", "keepalives_count": "1"}
 
