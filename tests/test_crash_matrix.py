@@ -8,6 +8,7 @@ a redelivery is called one.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,8 +42,10 @@ def test_killed_on_sqlite(family: str, forks: Forks, sqlite_template: Path, tmp_
 
 
 @pytest.mark.timeout(0 if SOAK else 240)
-def test_killed_on_postgresql(forks: Forks, postgres_url: str, postgres_template: str, tmp_path: Path) -> None:
-    databases = Databases(postgres_url, postgres_template)
+def test_killed_on_postgresql(
+    forks: Forks, postgres_url: str, postgres_template: str, postgres_server_of_tests: Any, tmp_path: Path
+) -> None:
+    databases = Databases(postgres_url, postgres_template, options=postgres_server_of_tests.options)
     matrix = Matrix(forks=forks, databases=databases, folder=tmp_path)
     try:
         for deed in matrix.dice.sample(DEEDS, DEEDS_ON_POSTGRESQL):
