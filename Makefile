@@ -35,8 +35,9 @@ test: $(READY)  ## run the tests on SQLite and PostgreSQL
 	@$(BIN)/python -m compileall -q eventlog schema subscribers projections cli
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-soak: $(READY)  ## many random histories of subscribers, for as long as an hour
-	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py tests/test_models.py tests/test_benchmarks.py
+soak: $(READY)  ## many random histories of subscribers, kills at every point, faults for an hour
+	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 tests/test_subscribers_state_machine.py tests/test_projections_rebuild_equals.py tests/test_models.py tests/test_benchmarks.py \
+		tests/test_crash_matrix.py $(wildcard tests/test_faults_*.py)
 	$(BIN)/python -m benchmarks.lost_events --seconds 120
 	$(BIN)/python -m benchmarks.lost_events --seconds 60 --database sqlite
 

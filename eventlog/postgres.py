@@ -55,7 +55,7 @@ from eventlog.events import StoredEvent
 from eventlog.fixed import Fixed
 from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
-from eventlog.postgres_connections import engine_for, is_standby, losses_of
+from eventlog.postgres_connections import engine_for, is_standby, leaving_standbys, losses_of
 from eventlog.postgres_doorbell import PostgresBell
 from eventlog.postgres_insert import Inserts, is_taken
 from eventlog.postgres_pooler import Driver, Pooler, driver_of, without_prepared_statements
@@ -372,7 +372,7 @@ class PostgresDatabase:
 
     @contextmanager
     def _lend(self, engine: Engine) -> Iterator[Connection]:
-        with lent_by_pool(engine) as connection, self._respecting_poolers(connection):
+        with lent_by_pool(engine) as connection, leaving_standbys(connection), self._respecting_poolers(connection):
             yield connection
 
     @contextmanager
@@ -381,7 +381,7 @@ class PostgresDatabase:
 
         A lone append and a worker's look into the log are statements as short as what SQLAlchemy does around them.
         """
-        with closing(self._borrow()) as borrowed:
+        with closing(self._borrow()) as borrowed, leaving_standbys(borrowed):
             driver = driver_of(borrowed)
             before, driver.autocommit = driver.autocommit, True
             try:
@@ -428,7 +428,7 @@ def _driver_errors(connection: Lent, dialect: Dialect, *, sql: str | None) -> It
     try:
         yield
     except psycopg.Error as error:
-        lost = bool(getattr(borrowed.driver_connection, "closed", False)) or is_standby(error)
+        lost = bool(getattr(borrowed.driver_connection, "closed", False))
         if lost:
             connection.invalidate(error)
         raise DBAPIError.instance(

@@ -6,10 +6,13 @@ a connection that is lost may have been lost with it, so it is counted how often
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
 from eventlog.errors import UsageError
 from eventlog.postgres_doorbell import (
@@ -42,7 +45,6 @@ class Losses:
     def __init__(self, engine: Engine) -> None:
         self.count = 0
         event.listen(engine, "invalidate", self._on_invalidate)
-        event.listen(engine, "handle_error", _leave_standby)
 
     def _on_invalidate(self, *_what: object) -> None:
         self.count += 1
@@ -87,6 +89,13 @@ def is_standby(error: BaseException | None) -> bool:
     return error.sqlstate == _READ_ONLY or (error.sqlstate == _STANDBY and "standby" in str(error))
 
 
-def _leave_standby(context: ExceptionContext) -> None:
-    if is_standby(context.original_exception):
-        context.is_disconnect = True
+@contextmanager
+def leaving_standbys(connection: Connection | PoolProxiedConnection) -> Iterator[None]:
+    """Give a connection up when the server says within the block that it takes no writes."""
+    try:
+        yield
+    except DBAPIError as error:
+        is_there = connection.is_valid if isinstance(connection, PoolProxiedConnection) else not connection.invalidated
+        if is_standby(error.orig) and is_there:
+            connection.invalidate(error)
+        raise

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
+from eventlog.carried import read_line
 from eventlog.subscribers.control.rebuilds import RebuildState, read_rebuilds
 from eventlog.subscribers.control.replays import ReplayState, read_replays
-from tests.crash_deeds import OPERATIONS, ORDERS
+from tests.carried_support import exported
+from tests.crash_deeds import LINES, OPERATIONS, ORDERS
 from tests.crash_matrix import SOAK, Killed, Matrix
 from tests.crash_service import APPLIED, CRATES, CallMade, Site, applied, calls_in, state_of
 from tests.log_support import engine_of, opened
@@ -187,6 +189,20 @@ def appended(_matrix: Matrix, killed: Killed, _which: str) -> None:
     bench.close()
 
 
+def imported(_matrix: Matrix, killed: Killed, which: str) -> None:
+    """What there is is the beginning of the import, by whole batches; run again, each event is there once."""
+    with opened(killed.site.url) as log:
+        there = exported(log)
+        assert len(there) in (0, 2, 4, 6)
+        killed.recover()
+        finally_there = exported(log)
+        assert finally_there[: len(there)] == there
+        if which == "at their positions":
+            assert finally_there == list(LINES)
+        else:
+            assert [one.id for one in log.read()] == [read_line(one, 1).id for one in LINES]
+
+
 def migrated(matrix: Matrix, killed: Killed, which: str) -> None:
     """A migration is done or not, and the next one does it all."""
     done_or_not(matrix, killed, which)
@@ -217,6 +233,7 @@ CHECKS: Mapping[str, Check] = {
     "away": delivered_away,
     "worker": worked,
     "append": appended,
+    "import": imported,
     "migrate": migrated,
     "operator": done_or_not,
 }
@@ -225,7 +242,8 @@ DEEDS = (
     *("deliver board", "deliver books", "deliver mail", "deliver once"),
     *("retry books", "retry mail", "retry once"),
     *("replay books", "replay mail", "replay once"),
-    *("rebuild kept", "rebuild dropped", "away", "worker", "append", "migrate empty", "migrate older"),
+    *("rebuild kept", "rebuild dropped", "away", "worker", "append"),
+    *("import at their positions", "import at new positions", "migrate empty", "migrate older"),
     *(f"operator {which}" for which in OPERATIONS),
 )
 """All of them, by the names of `crash_deeds.deed`."""

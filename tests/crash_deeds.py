@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import sqlalchemy
 from sqlalchemy import BigInteger, Column, MetaData, Table, insert, select
 
+from eventlog import carried
 from eventlog.database import Database
 from eventlog.events import Event
 from eventlog.ids import new_id
+from eventlog.importing import Importing
 from eventlog.log import EventLog
 from eventlog.projections.rebuild import rebuild_in_place
 from eventlog.query import Query
@@ -24,6 +26,7 @@ from eventlog.subscribers.control.rebuilds import begin_rebuild, cancel_rebuild,
 from eventlog.subscribers.control.replays import Range, cancel_replay, read_replays, start_replay
 from eventlog.subscribers.replaying import Replaying
 from eventlog.testing import make_retries_due
+from tests.carried_support import line
 from tests.crash_service import CRATES, FAILS_FIRST, IS_PARKED, Site, declare_more, expire_leases, send, service
 from tests.subscribers_support import Sent, eventually
 
@@ -187,6 +190,12 @@ def _worker(_which: str) -> Deed:
     return Deed(prepare=prepare, act=act, recover=_after_the_end_of_leases(recover))
 
 
+LINES = tuple(
+    line(position, stream=f"note-{position % 2}", version=number // 2 + 1, tags=["carried"])
+    for number, position in enumerate((3, 4, 7, 10, 11, 20))
+)
+"""Six events of another log, with holes between their positions."""
+
 ORDERS = Table("orders", MetaData(), Column("number", BigInteger, primary_key=True, autoincrement=False))
 IDS = tuple(new_id() for _ in range(6))
 """Made once, in the process that all others are forked from: an append that is made again has the ids it had."""
@@ -215,6 +224,18 @@ def append_orders(site: Site) -> None:
 
 def _ordered(place: int) -> Event[Sent]:
     return Event(Sent(place + 1), stream=f"order-{place % 2}", id=IDS[place], tags=(f"crate-{place + 1}",))
+
+
+def _import(which: str) -> Deed:
+    """An import in batches of two, at the positions that events had or at new ones; run again, it goes on."""
+
+    def act(site: Site) -> None:
+        carried.BATCH_EVENTS_MAX = 2
+        log = EventLog(site.url)
+        for _ in Importing(log.database, LINES, new_positions=which == "at new positions").run():
+            pass
+
+    return Deed(prepare=_nothing, act=act, recover=act)
 
 
 def _migration(which: str) -> Deed:
@@ -322,6 +343,7 @@ FAMILIES: dict[str, Callable[[str], Deed]] = {
     "away": _away,
     "worker": _worker,
     "append": _append,
+    "import": _import,
     "migrate": _migration,
     "operator": _operator,
     "heal": _heal,

@@ -84,8 +84,9 @@ class Files:
 class Databases:
     """Databases of a PostgreSQL server, of which some serve as templates for others."""
 
-    def __init__(self, url: str, template: str) -> None:
+    def __init__(self, url: str, template: str, *, options: str = "") -> None:
         self._template = template
+        self._options = options
         self._url = sqlalchemy.make_url(url)
         self._engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
         self._made: list[str] = []
@@ -117,7 +118,7 @@ class Databases:
 
     def _create(self, template: str) -> str:
         name = f"eventlog_crash_{uuid.uuid4().hex}"
-        self._execute(f"create database {name} template {template}")
+        self._execute(f"create database {name} template {template} {self._options}")
         self._made.append(name)
         return self._url.set(database=name).render_as_string(hide_password=False)
 

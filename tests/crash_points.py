@@ -173,6 +173,10 @@ class WatchedPostgresCursor(psycopg.Cursor[Any]):
         _before(query)
         super().executemany(query, *arguments, **options)
 
+    def copy(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        _before(statement)
+        return super().copy(statement, *arguments, **options)
+
 
 class WatchedPostgres(psycopg.Connection[Any]):
     """A connection whose statements and commits are points."""

@@ -6,6 +6,7 @@ effect that is delivered at least once, and one that is delivered at most once.
 """
 
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -29,8 +30,11 @@ from tests.log_support import opened
 from tests.subscribers_support import Background, Bench, Sent, applied_table, eventually, note
 
 APPLIED = applied_table()
+ROUNDS = 25 if "EVENTLOG_SOAK" in os.environ else 1
+"""How often a test has its fault come: once, or for a soak."""
+
 AGAIN_SECONDS = 0.02
-PAUSE_SECONDS = 0.002
+PAUSE_SECONDS = 0.01
 RECOVERY_SECONDS_MAX = 15.0
 """How long a worker may take to go on after a fault is over; on a busy machine. It is a second or two."""
 

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import make_url
 
 from eventlog.log import EventLog
-from tests.fault_load import Load
+from tests.fault_load import ROUNDS, Load
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.log_support import opened
 from tests.subscribers_support import eventually
 
-CUTS = 8
+CUTS = 8 * ROUNDS
 LEASE_SECONDS = 1.0
 FINDS_OUT = {"tcp_user_timeout": "1000", "keepalives_idle": "1", "keepalives_interval": "1", "keepalives_count": "1"}
 """In seconds what is half a minute where the URL says nothing."""
@@ -61,14 +61,15 @@ def test_a_frozen_worker_is_replaced_and_commits_nothing_when_it_thaws(
     with Load(url, direct=postgres_empty_url, lease_seconds=LEASE_SECONDS).running() as load:
         load.goes_on()
         with load.another_worker():
-            proxy.freeze()
-            eventually(load.other_has_all, what="another worker takes over")
-            load.append_directly(20)
-            load.goes_on(events=0)
-            proxy.thaw()
-            load.goes_on()
-    load.totals_are_exact(unknown_max=1)
-    load.said_at_most(60)
+            for _ in range(ROUNDS):
+                proxy.freeze()
+                eventually(load.other_has_all, what="another worker takes over")
+                load.append_directly(20)
+                load.goes_on(events=0)
+                proxy.thaw()
+                load.goes_on()
+    load.totals_are_exact(unknown_max=ROUNDS)
+    load.said_at_most(60 * ROUNDS)
 
 
 def test_a_network_that_is_gone_without_a_word_is_noticed(
@@ -79,10 +80,11 @@ def test_a_network_that_is_gone_without_a_word_is_noticed(
     short = make_url(url).update_query_dict(FINDS_OUT).render_as_string(hide_password=False)
     with Load(short, direct=postgres_empty_url, lease_seconds=LEASE_SECONDS).running() as load:
         load.goes_on()
-        proxy.swallow()
-        load.goes_on()
-    load.totals_are_exact(unknown_max=1)
-    load.said_at_most(40)
+        for _ in range(ROUNDS):
+            proxy.swallow()
+            load.goes_on()
+    load.totals_are_exact(unknown_max=ROUNDS)
+    load.said_at_most(40 * ROUNDS)
 
 
 def options_of(log: EventLog) -> dict[str, int]:
