@@ -26,7 +26,7 @@ from typing import Any
 
 PARENT = Path(__file__).with_name("warm_python_parent.py")
 ANSWER_BYTES_MAX = 64
-ANSWER_SECONDS_MAX = 60.0
+ANSWER_SECONDS_MAX = 110.0
 ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 PR_SET_CHILD_SUBREAPER = 36
@@ -36,7 +36,7 @@ def started(*words: str, terminal: str | None = None, **options: Any) -> "subpro
     """Start `python [-W error] -m MODULE ARGUMENTS...`, with the options of `subprocess.Popen`.
 
     With the path of a terminal, the process leads a session of its own, and has it as its controlling terminal and its
-    three standard descriptors. `pass_fds` and what changes the account of the process are not supported.
+    three standard descriptors. What changes the account of the process is not supported.
     """
     if terminal is not None:
         options["start_new_session"] = True
@@ -98,8 +98,8 @@ class _Warm(subprocess.Popen[str]):
     def _execute_child(self, *given: Any) -> None:
         """Do what the method of the standard library does, whose arguments differ between versions of Python."""
         asked = inspect.signature(subprocess.Popen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
-        if asked["pass_fds"] or asked["preexec_fn"] or asked["shell"]:
-            raise NotImplementedError("a warm process has three descriptors, and begins by itself")
+        if asked["preexec_fn"] or asked["shell"]:
+            raise NotImplementedError("a warm process begins by itself")
         environment = dict(os.environ if asked["env"] is None else asked["env"])
         request = {
             "words": asked["args"][1:],
@@ -107,9 +107,10 @@ class _Warm(subprocess.Popen[str]):
             "environment": environment,
             "leads_session": asked["start_new_session"],
             "terminal": self._terminal,
+            "numbers": [0, 1, 2, *asked["pass_fds"]],
         }
-        given_descriptors = (asked["p2cread"], asked["c2pwrite"], asked["errwrite"])
-        descriptors = [own if one == -1 else one for own, one in enumerate(given_descriptors)]
+        standard = (asked["p2cread"], asked["c2pwrite"], asked["errwrite"])
+        descriptors = [own if one == -1 else one for own, one in enumerate(standard)] + list(asked["pass_fds"])
         self.pid = _parent_for(environment).fork(request, descriptors)
         self._child_created = True
         self._close_pipe_fds(*(asked[name] for name in PIPES))  # type: ignore[attr-defined]
