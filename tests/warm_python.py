@@ -5,12 +5,13 @@ with its own number, signals, exit code and descriptors. It is not made from not
 threads that has imported libraries and `eventlog`, and done nothing else (`warm_python_parent.py`; one for each way
 that the environment tells Python to begin).
 
-The child is forked twice and so orphaned at once; Linux gives orphans to the nearest ancestor that has asked for them,
-and this process has. Elsewhere, and where coverage is measured, processes begin cold. A test whose point is how a
-process begins takes `subprocess` itself.
+The child is forked twice and so orphaned at once; Linux gives orphans to the nearest ancestor that asks for them, and
+for that moment this process does. Elsewhere, and where coverage is measured, processes begin cold. A test whose point
+is how a process begins takes `subprocess` itself.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import inspect
@@ -20,7 +21,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ ANSWER_SECONDS_MAX = 110.0
 ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 PR_SET_CHILD_SUBREAPER = 36
+
+_one_at_a_time = threading.Lock()
 
 
 def started(*words: str, terminal: str | None = None, **options: Any) -> "subprocess.Popen[str]":
@@ -50,11 +53,8 @@ class _Parent:
     """The process that all others are forked from."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "the system gives no orphans to this process")
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests.settimeout(ANSWER_SECONDS_MAX)
-        self._one_at_a_time = threading.Lock()
         with theirs:
             words = [sys.executable, str(PARENT), f"{theirs.fileno()}"]
             self._process = subprocess.Popen(
@@ -63,7 +63,7 @@ class _Parent:
 
     def fork(self, request: Mapping[str, Any], descriptors: list[int]) -> int:
         """Start a process, and return its number once it is a child of this process."""
-        with self._one_at_a_time:
+        with _one_at_a_time, _orphans_come_here():
             socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
             answer = self._requests.recv(ANSWER_BYTES_MAX)
         if not answer:
@@ -73,6 +73,18 @@ class _Parent:
     def end(self) -> None:
         self._requests.close()
         self._process.wait()
+
+
+@contextlib.contextmanager
+def _orphans_come_here() -> Iterator[None]:
+    """Adopt what is orphaned within the block; what is orphaned at another time is nobody's here to wait for."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    if prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "the system gives no orphans to this process")
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def _parent_for(environment: Mapping[str, str]) -> _Parent:
