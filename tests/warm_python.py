@@ -5,12 +5,13 @@ with its own number, signals, exit code and descriptors. It is not made from not
 threads that has imported libraries and `eventlog`, and done nothing else (`warm_python_parent.py`; one for each way
 that the environment tells Python to begin).
 
-The child is forked twice and so orphaned at once; Linux gives orphans to the nearest ancestor that has asked for them,
-and this process has. Elsewhere, and where coverage is measured, processes begin cold. A test whose point is how a
-process begins takes `subprocess` itself.
+The child is forked twice and so orphaned at once; Linux gives orphans to the nearest ancestor that asks for them, and
+for that moment this process does. Elsewhere, and where coverage is measured, processes begin cold. A test whose point
+is how a process begins takes `subprocess` itself.
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import inspect
@@ -20,23 +21,25 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 PARENT = Path(__file__).with_name("warm_python_parent.py")
 ANSWER_BYTES_MAX = 64
-ANSWER_SECONDS_MAX = 60.0
+ANSWER_SECONDS_MAX = 110.0
 ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
 PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 PR_SET_CHILD_SUBREAPER = 36
+
+_one_at_a_time = threading.Lock()
 
 
 def started(*words: str, terminal: str | None = None, **options: Any) -> "subprocess.Popen[str]":
     """Start `python [-W error] -m MODULE ARGUMENTS...`, with the options of `subprocess.Popen`.
 
     With the path of a terminal, the process leads a session of its own, and has it as its controlling terminal and its
-    three standard descriptors. `pass_fds` and what changes the account of the process are not supported.
+    three standard descriptors. What changes the account of the process is not supported.
     """
     if terminal is not None:
         options["start_new_session"] = True
@@ -50,11 +53,8 @@ class _Parent:
     """The process that all others are forked from."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "the system gives no orphans to this process")
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests.settimeout(ANSWER_SECONDS_MAX)
-        self._one_at_a_time = threading.Lock()
         with theirs:
             words = [sys.executable, str(PARENT), f"{theirs.fileno()}"]
             self._process = subprocess.Popen(
@@ -63,7 +63,7 @@ class _Parent:
 
     def fork(self, request: Mapping[str, Any], descriptors: list[int]) -> int:
         """Start a process, and return its number once it is a child of this process."""
-        with self._one_at_a_time:
+        with _one_at_a_time, _orphans_come_here():
             socket.send_fds(self._requests, [json.dumps(request).encode()], descriptors)
             answer = self._requests.recv(ANSWER_BYTES_MAX)
         if not answer:
@@ -73,6 +73,18 @@ class _Parent:
     def end(self) -> None:
         self._requests.close()
         self._process.wait()
+
+
+@contextlib.contextmanager
+def _orphans_come_here() -> Iterator[None]:
+    """Adopt what is orphaned within the block; what is orphaned at another time is nobody's here to wait for."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    if prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "the system gives no orphans to this process")
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def _parent_for(environment: Mapping[str, str]) -> _Parent:
@@ -98,8 +110,8 @@ class _Warm(subprocess.Popen[str]):
     def _execute_child(self, *given: Any) -> None:
         """Do what the method of the standard library does, whose arguments differ between versions of Python."""
         asked = inspect.signature(subprocess.Popen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
-        if asked["pass_fds"] or asked["preexec_fn"] or asked["shell"]:
-            raise NotImplementedError("a warm process has three descriptors, and begins by itself")
+        if asked["preexec_fn"] or asked["shell"]:
+            raise NotImplementedError("a warm process begins by itself")
         environment = dict(os.environ if asked["env"] is None else asked["env"])
         request = {
             "words": asked["args"][1:],
@@ -107,9 +119,10 @@ class _Warm(subprocess.Popen[str]):
             "environment": environment,
             "leads_session": asked["start_new_session"],
             "terminal": self._terminal,
+            "numbers": [0, 1, 2, *asked["pass_fds"]],
         }
-        given_descriptors = (asked["p2cread"], asked["c2pwrite"], asked["errwrite"])
-        descriptors = [own if one == -1 else one for own, one in enumerate(given_descriptors)]
+        standard = (asked["p2cread"], asked["c2pwrite"], asked["errwrite"])
+        descriptors = [own if one == -1 else one for own, one in enumerate(standard)] + list(asked["pass_fds"])
         self.pid = _parent_for(environment).fork(request, descriptors)
         self._child_created = True
         self._close_pipe_fds(*(asked[name] for name in PIPES))  # type: ignore[attr-defined]

@@ -2,12 +2,14 @@
 
     python warm_python_parent.py DESCRIPTOR
 
-DESCRIPTOR is a socket that requests come by, each one packet with the three standard descriptors of the process that is
-asked for; its number is the answer. When the other side is closed, this process ends; its children do not.
+DESCRIPTOR is a socket that requests come by, each one packet with the descriptors of the process that is asked for, the
+three standard ones first; its number is the answer. When the other side is closed, this process ends; its children do
+not.
 """
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -33,6 +35,7 @@ MODULES = (
     "eventlog.schema.migrate_steps",
     "eventlog.subscribers.app",
     "eventlog.testing",
+    "fastapi",
     "logging.config",
     "mako.template",
     "msgspec.json",
@@ -45,8 +48,12 @@ MODULES = (
     "sqlalchemy.dialects.sqlite.pysqlite",
     "sqlalchemy.ext.asyncio",
     "sqlalchemy.orm",
+    "uvicorn.main",
 )
 REQUEST_BYTES_MAX = 1 << 20
+DESCRIPTORS_MAX = 16
+NUMBER_OF_NOBODY = 1_000
+"""Descriptors are numbered from here until all of them have the numbers they are asked for with."""
 NUMBER_BYTES_MAX = 64
 
 exit_codes: list[object] = []
@@ -61,7 +68,7 @@ def main(requests: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES_MAX, 3)
+        message, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES_MAX, DESCRIPTORS_MAX)
         if not message:
             return
         number = _orphan()
@@ -97,15 +104,22 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> None:
         os.setsid()
     if request["terminal"] is not None:
         descriptors = [os.open(request["terminal"], os.O_RDWR)] * 3
-    for standard, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, standard)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    _have(dict(zip(request["numbers"], descriptors, strict=True)))
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _open_standard_streams()
     _run(request["words"])
+
+
+def _have(descriptors: dict[int, int]) -> None:
+    """Have each of these descriptors by the number it has in this table, and no others."""
+    aside = {number: fcntl.fcntl(one, fcntl.F_DUPFD, NUMBER_OF_NOBODY) for number, one in descriptors.items()}
+    os.closerange(0, NUMBER_OF_NOBODY)
+    for number, one in aside.items():
+        os.dup2(one, number)
+    os.closerange(NUMBER_OF_NOBODY, os.sysconf("SC_OPEN_MAX"))
 
 
 def _open_standard_streams() -> None:
