@@ -33,6 +33,8 @@ class FeedItem(msgspec.Struct, eq=False, gc=False):
     stored: StoredEvent
     _data: Any = msgspec.UNSET
     _recorded: Recorded[Any] | None = None
+    hashed: tuple[object, int] | None = None
+    """The rule that was last asked for the hash of the key, and the hash: at once, since threads share the item."""
 
     @property
     def position(self) -> int:

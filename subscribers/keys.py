@@ -3,7 +3,9 @@
 Events of one key are handled in the order of the log, by one worker at a time; an event whose handler failed holds back
 only those of its key. The key is the stream unless a subscriber declares otherwise.
 
-The hash is MD5, which PostgreSQL has built in: the SQL function `partition_of` gives the same number.
+A worker may run all partitions of a subscriber, and each of them looks at every event that is read: an item keeps the
+hash that was asked for last. The hash is MD5, which PostgreSQL has built in: the SQL function `partition_of` gives the
+same number.
 """
 
 import hashlib
@@ -30,6 +32,8 @@ class KeyRule:
     def __init__(self, declared: KeyFunction | str | None, *, name: str | None = None) -> None:
         self.name = name or _name(declared)
         self._read = _reader(declared)
+        self._hashed_by: object = self if callable(declared) else self.name
+        """Under which an item keeps the hash: two functions may have one name, and find different keys."""
 
     def of(self, item: FeedItem) -> str:
         """Return the key of an event."""
@@ -41,12 +45,21 @@ class KeyRule:
         except Exception:
             return item.stored.stream
 
+    def hash_of(self, item: FeedItem) -> int:
+        """Return the hash of an event's key, of which the partition is the remainder."""
+        kept = item.hashed
+        if kept is None or kept[0] != self._hashed_by:
+            kept = item.hashed = (self._hashed_by, _hash(self.of(item)))
+        return kept[1]
+
 
 def partition_of(key: str, *, partitions: int) -> int:
     """Return the partition a key belongs to, from 0: the first 32 bits of its MD5, modulo their number."""
-    if partitions == 1:
-        return 0
-    return int.from_bytes(hashlib.md5(key.encode(), usedforsecurity=False).digest()[:4], "big") % partitions
+    return 0 if partitions == 1 else _hash(key) % partitions
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.md5(key.encode(), usedforsecurity=False).digest()[:4], "big")
 
 
 def _name(declared: KeyFunction | str | None) -> str:

@@ -23,7 +23,6 @@ from eventlog.subscribers.feed import FeedItem, Page
 from eventlog.subscribers.floors import Floors
 from eventlog.subscribers.handing_out import HandingOut
 from eventlog.subscribers.held_back import HeldBack
-from eventlog.subscribers.keys import partition_of
 from eventlog.subscribers.leases import Lease
 from eventlog.subscribers.ledger import Entry, EntryState
 from eventlog.subscribers.log_lines import first_line, log_turn
@@ -296,21 +295,14 @@ class Partition:
 
     def _wanted(self, page: Page) -> list[FeedItem]:
         """The events of a page that have a handler here, and belong to this partition."""
-        if self.subscriber.partitions == 1 and not self._floors.matter_after(page.after):
-            find = self.subscriber.routes.find
-            return [item for item in page.items if find(item.stored.type) is not None]
-        return [item for item in page.items if self._is_wanted(item)]
-
-    def _is_wanted(self, item: FeedItem) -> bool:
-        if self.subscriber.routes.find(item.type) is None:
-            return False
-        floored = self._floors.matter_after(item.position - 1)
-        if self.subscriber.partitions == 1 and not floored:
-            return True
-        key = self.subscriber.key.of(item)
-        if partition_of(key, partitions=self.subscriber.partitions) != self.number:
-            return False
-        return not (floored and self._floors.covers(item.position, key))
+        find, key = self.subscriber.routes.find, self.subscriber.key
+        wanted = [item for item in page.items if find(item.stored.type) is not None]
+        if self.subscriber.partitions > 1:
+            hash_of, partitions, number = key.hash_of, self.subscriber.partitions, self.number
+            wanted = [item for item in wanted if hash_of(item) % partitions == number]
+        if self._floors.matter_after(page.after):
+            wanted = [item for item in wanted if not self._floors.covers(item.position, key.of(item))]
+        return wanted
 
     def _not_in_ledger(self, wanted: Sequence[FeedItem]) -> tuple[list[FeedItem], int | None]:
         """Leave out events whose entry is open or skipped; stop before the first that is waited at."""

@@ -1,6 +1,8 @@
 """Partitions: events shared out by key, each partition with a checkpoint, a lease and a part of the ledger."""
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -45,6 +47,53 @@ def test_every_event_is_handled_by_exactly_one_partition(bench: Bench) -> None:
     assert bench.applied(APPLIED) == sent
     checkpoints = bench.rows(bench.log.database.tables.checkpoints.select())
     assert [row.position for row in checkpoints] == [sent[-1]] * 4
+
+
+def test_subscribers_whose_key_functions_have_one_name_do_not_share_what_these_find(bench: Bench) -> None:
+    """They share the items of a page, and an item keeps the hash it was last asked for."""
+    app, asked = bench.app(), Counter[str]()
+
+    def key_by(which: str, of: Callable[[Recorded[Any]], str]) -> Callable[[Recorded[Any]], str]:
+        def key(recorded: Recorded[Any]) -> str:
+            asked[which] += 1
+            return of(recorded)
+
+        return key
+
+    keys = {
+        "streams": key_by("streams", lambda recorded: recorded.stream),
+        "positions": key_by("positions", lambda recorded: f"{recorded.position}"),
+    }
+    for name, key in keys.items():
+        app.subscriber(name, key=key, partitions=4).on("**")(lambda _event: None)
+    app.register()
+    sent = bench.send(50)
+    runtime = runtime_of(app)
+    runtime.feed.refresh()
+    for partition in sorted(app.partitions(runtime), key=lambda one: (one.number, one.subscriber.name)):
+        page = runtime.feed.page(after=0)
+        mine = [item.position for item in partition._wanted(page)]
+        found = keys[partition.subscriber.name]
+        expected = [p for p in sent if partition_of(found(bench.log.get(p)), partitions=4) == partition.number]
+        assert mine == expected
+
+
+def test_the_key_of_an_event_is_asked_for_once_by_all_partitions(bench: Bench) -> None:
+    app, asked = bench.app(), Counter[int]()
+
+    def key(recorded: Recorded[Any]) -> str:
+        asked[recorded.position] += 1
+        return recorded.stream
+
+    app.subscriber("board", key=key, partitions=4).on("**")(lambda _event: None)
+    app.register()
+    sent = bench.send(50)
+    runtime = runtime_of(app)
+    runtime.feed.refresh()
+    for partition in app.partitions(runtime):
+        partition._wanted(runtime.feed.page(after=0))
+
+    assert asked == Counter(sent)
 
 
 def test_a_partition_takes_the_events_whose_key_hashes_to_it(bench: Bench) -> None:

@@ -7,7 +7,7 @@ docs/log.md tells it to: it goes on after the last event it is done with.
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from benchmarks.lost_events.adapters.adapter import See, named
 from benchmarks.lost_events.adapters.sql_adapter import SqlAdapter
 from benchmarks.lost_events.audit import Delivery, Order
 from benchmarks.lost_events.writing import EVENT_TYPE, READER_NAME, Append, NewEvent
-from eventlog.errors import DatabaseError
+from eventlog.errors import DatabaseError, DatabaseUnreachableError
 from eventlog.events import Event, Recorded
 from eventlog.log import EventLog
 from eventlog.subscribers.app import App
@@ -162,8 +162,15 @@ class Effect(Rewindlog):
                 app = App(named(self.url, READER_NAME), lease_seconds=LEASE_SECONDS)
                 stack.callback(app.engine.dispose)
                 declare(app)
-                stack.enter_context(app.worker())
+                self.begin(app, stack, stop)
             stop.wait()
+
+    def begin(self, app: App, stack: ExitStack, stop: threading.Event) -> None:
+        """Begin a worker, again where its connection was ended as it began: as a supervisor of services does."""
+        while not stop.is_set():
+            with suppress(DatabaseUnreachableError):
+                stack.enter_context(app.worker())
+                return
 
 
 class Projection(Effect):
