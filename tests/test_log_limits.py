@@ -18,7 +18,7 @@ from eventlog.query import Query
 from tests.log_support import POLL_SECONDS, backend, everything, note, notes, opened
 from tests.log_tags_support import index_rows, tagged
 
-APPENDS = 10_000
+APPENDS = 4_000
 BUCKETS = 256
 """Tags are locked by their hash, one of so many."""
 GROWTH_MAX = 3.0
@@ -70,7 +70,7 @@ def batch(count: int, *, streams: int, tagged_too: bool = False) -> list[Event[A
 
 
 @pytest.mark.parametrize("tagged_too", [False, True])
-def test_ten_thousand_appends_in_one_transaction_stay_as_fast_as_the_first(log: EventLog, tagged_too: bool) -> None:
+def test_thousands_of_appends_in_one_transaction_stay_as_fast_as_the_first(log: EventLog, tagged_too: bool) -> None:
     seconds: list[float] = []
     with log.engine.begin() as connection:
         for number in range(APPENDS):
@@ -80,25 +80,22 @@ def test_ten_thousand_appends_in_one_transaction_stay_as_fast_as_the_first(log: 
             seconds.append(time.perf_counter() - begun)
         held = locks(connection, backend(connection)) if connection.dialect.name == "postgresql" else 1
 
-    growth = usual(seconds[-1_000:]) / usual(seconds[:1_000])
-    assert growth < GROWTH_MAX, f"the last thousand took {growth:.1f} times as long as the first"
+    part = APPENDS // 10
+    growth = usual(seconds[-part:]) / usual(seconds[:part])
+    assert growth < GROWTH_MAX, f"the last tenth took {growth:.1f} times as long as the first"
     assert held == 1 if not tagged_too or log.engine.dialect.name == "sqlite" else held <= 1 + BUCKETS
     assert log.version("order-99") == APPENDS // 100
 
 
-def test_a_batch_of_a_hundred_thousand_events_over_fifty_thousand_streams_is_recorded(log: EventLog) -> None:
-    appended = log.append(*batch(BATCH_EVENTS_MAX, streams=50_000))
+def test_the_largest_batch_over_fifty_thousand_streams_and_tags_is_recorded(log: EventLog) -> None:
+    """It leaves the server's table of locks alone."""
+    with watched_locks(log) as counts:
+        appended = log.append(*batch(BATCH_EVENTS_MAX, streams=50_000, tagged_too=True))
 
     assert [event.position for event in appended] == list(range(1, BATCH_EVENTS_MAX + 1))
     assert {event.version for event in appended} == {1, 2}
     assert log.high_water_mark() == BATCH_EVENTS_MAX
     assert [event.position for event in log.read(stream="s-49999")] == [50_000, 100_000]
-
-
-def test_a_batch_over_fifty_thousand_tags_is_recorded_and_leaves_the_lock_table_alone(log: EventLog) -> None:
-    with watched_locks(log) as counts:
-        log.append(*batch(BATCH_EVENTS_MAX, streams=50_000, tagged_too=True))
-
     assert [event.position for event in log.read(tags=["stream:49999"])] == [50_000, 100_000]
     if log.engine.dialect.name == "postgresql":
         assert BUCKETS <= max(counts) <= BUCKETS + 1

@@ -5,6 +5,7 @@ transactions that are committed and rolled back and savepoints within them; when
 for the shortest way there and prints it with its seed. Each example has streams and tags of its own in one log.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -22,7 +23,7 @@ from eventlog.log import EventLog
 from eventlog.query import Query
 from tests.append_model import Append, Condition, Fact, Model, covers
 
-EXAMPLES = 120
+EXAMPLES = 1_000 if "EVENTLOG_SOAK" in os.environ else 60
 _EXAMPLE = count()
 _NAMESPACE = UUID(int=0)
 

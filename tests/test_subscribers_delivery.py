@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from eventlog.errors import WrongExpectedVersionError
 from eventlog.events import Event, Recorded
+from eventlog.subscribers import delivery
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import Subscriber
@@ -210,7 +211,11 @@ def test_a_log_of_many_pages_is_applied_once_each(bench: Bench) -> None:
     assert bench.position("board") == sent[-1]
 
 
-def test_what_a_handler_appends_commits_with_the_checkpoint_and_names_its_cause(bench: Bench) -> None:
+def test_what_a_handler_appends_commits_with_the_checkpoint_and_names_its_cause(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for database in delivery.TRANSACTION_SECONDS:
+        monkeypatch.setitem(delivery.TRANSACTION_SECONDS, database, 60.0)
     app = bench.app()
     sent = bench.send(2)
     board = board_of(app)

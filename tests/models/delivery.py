@@ -144,7 +144,9 @@ class Delivery(Model[World]):
     }
     hides = frozenset({"at", "place", "batch", "deaths", "expiries", "losses", "stops", "operator"})
     sets = frozenset({"ledger", "done", "called", "passed", "entries", "parked"})
-    large = frozenset(name for name in SCENES if "two expired" in name)
+    large = frozenset(
+        name for name in SCENES if "two expired" in name or name == "at least once, three events and one of each"
+    )
 
     def scopes(self) -> Mapping[str, World]:
         return {name: world._replace(scene=place) for place, (name, (_, world)) in enumerate(SCENES.items())}
