@@ -7,7 +7,7 @@ the connection SQLAlchemy lends; everything that happens once a batch or less is
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Union
 from uuid import UUID
 
 import msgspec
@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import TableClause
 
 from eventlog.bell import Bell, Look
@@ -38,7 +37,10 @@ from eventlog.schema.tables import Tables, check_schema_name
 from eventlog.schema.version import SchemaBusyError
 from eventlog.shown_urls import shown_url
 
-Transaction = Session | Connection
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session  # a third of what importing SQLAlchemy costs, and few hand one over
+
+Transaction = Union["Session", Connection]
 """What a caller may hand over to have an append happen in his own transaction."""
 
 Lent = Connection | PoolProxiedConnection
@@ -390,10 +392,12 @@ def undone_on_error(connection: Connection) -> Iterator[None]:
 
 def connection_of(transaction: Transaction) -> Connection:
     """Return the connection a caller's Session or Connection writes through."""
-    if isinstance(transaction, Session):
-        return transaction.connection()
     if isinstance(transaction, Connection):
         return transaction
+    from sqlalchemy.orm import Session
+
+    if isinstance(transaction, Session):
+        return transaction.connection()
     raise UsageError(
         f"tx is a {type(transaction).__qualname__}",
         remedy="hand over the SQLAlchemy Session or Connection whose transaction the events belong to;"

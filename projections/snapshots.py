@@ -10,13 +10,13 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventlog.database import Transaction, connection_of
 from eventlog.errors import DeclarationError, EventLogError
 from eventlog.log import EventLog
 from eventlog.projections.fold import Folded
+from eventlog.schema.inserts import insert_into
 from eventlog.schema.timestamps import database_now
 
 logger = logging.getLogger("eventlog.snapshots")
@@ -96,8 +96,7 @@ class SnapshotStore(Generic[S]):
         self, connection: Connection, log: EventLog, stream: str, state: Folded[S], replaces: int | None
     ) -> None:
         table = log.database.tables.snapshots
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        statement = insert(table).values(
+        statement = insert_into(connection, table).values(
             fold=self._fold,
             stream=stream,
             fold_version=self._declared.version,

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ARRAY, JSON, BigInteger, Boolean, Column, Double, Integer, MetaData, Table, Text, Uuid
-from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 from sqlalchemy.types import TypeEngine
 
 from eventlog.schema.timestamps import Timestamp
@@ -55,6 +54,10 @@ class Tables:
 
 def check_schema_name(name: str) -> str:
     """Return the name if it can name a log; raise ValueError otherwise."""
+    if name == DEFAULT_SCHEMA:
+        return name
+    from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
+
     if name in RESERVED_WORDS or name in MORE_RESERVED_WORDS or name.startswith(("pg_", "sqlite")):
         raise ValueError(f"schema {name!r} is a word of SQL, and cannot name a log")
     if not SCHEMA_NAME.fullmatch(name):

@@ -38,9 +38,9 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from eventlog.errors import LeaseLostError
+from eventlog.schema.inserts import insert_into
 from eventlog.schema.tables import OPEN_STATES, Tables
 from eventlog.schema.timestamps import database_now, seconds_from_now
 from eventlog.subscribers.problems import Problem
@@ -265,9 +265,8 @@ def batched(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 def _upsert(connection: Connection, tables: Tables, entries: Sequence[NewEntry]) -> dict[int, int]:
     """Write the rows, and return the round of each by its position."""
     table = tables.failures
-    insert_here = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     rows = [_row(one) for one in entries]
-    statement = insert_here(table).values(rows)
+    statement = insert_into(connection, table).values(rows)
     changed = {name: statement.excluded[name] for name in rows[0] if name not in ("subscriber", "position", "round")}
     written = connection.execute(
         statement.on_conflict_do_update(

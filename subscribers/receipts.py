@@ -12,10 +12,10 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from eventlog.database import Database, translated
 from eventlog.errors import UsageError
+from eventlog.schema.inserts import insert_into
 
 KEY_CHARACTERS_MAX = 500
 
@@ -62,8 +62,7 @@ class Once(AbstractContextManager[bool], AbstractAsyncContextManager[bool]):
             await asyncio.to_thread(self.__exit__, kind, *error)
 
     def _write(self, connection: Connection) -> None:
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        statement = insert(self._database.tables.receipts).values(
+        statement = insert_into(connection, self._database.tables.receipts).values(
             subscriber=self._subscriber, key=self._key, position=self._position
         )
         connection.execute(statement.on_conflict_do_nothing())

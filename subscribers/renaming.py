@@ -9,13 +9,12 @@ What goes around SQLAlchemy, through the driver's own cursor, is not seen and wo
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, event
-from sqlalchemy.dialects import postgresql, sqlite
 
 TableNames = Mapping[tuple[str | None, str], str]
 """The new name of a table or an index, by its schema and its name."""
@@ -35,13 +34,6 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-
-
-_RESERVED = (
-    postgresql.dialect().identifier_preparer.reserved_words  # type: ignore[no-untyped-call]
-    & sqlite.dialect().identifier_preparer.reserved_words
-)
-"""Words that both databases want quoted where they are names; unquoted they never are one."""
 
 # fmt: off
 _MEANT_OTHERWISE = frozenset((
@@ -101,13 +93,22 @@ def _pieces(statement: str, names: TableNames) -> Iterator[str]:
             qualifier, before = before, None
         elif match["name"]:
             before = _known_as(text)
-            schema, new = (None, None) if text.lower() in _RESERVED else by_name.get(before, (None, None))
+            schema, new = (None, None) if text.lower() in _reserved() else by_name.get(before, (None, None))
             if new is not None and (qualifier is None or qualifier == schema):
                 text = f'"{new}"' if text.startswith('"') else new
             qualifier = None
         elif not text.isspace():
             before = qualifier = None
         yield text
+
+
+@lru_cache
+def _reserved() -> Set[str]:
+    """Words that both databases want quoted where they are names; unquoted they never are one."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    of_postgres: Set[str] = postgresql.dialect().identifier_preparer.reserved_words  # type: ignore[no-untyped-call]
+    return of_postgres & sqlite.dialect().identifier_preparer.reserved_words
 
 
 def _known_as(text: str) -> str:
