@@ -100,7 +100,7 @@ def replay(
         if not settings.json:
             _show_plan(plan, dry_run=dry_run)
         if not dry_run:
-            ask(f"Replay {counted(plan.events, 'event')} to {subscriber}?", yes=yes, dry_run_offered=True)
+            ask(f"Replay {_counted(plan)} to {subscriber}?", yes=yes, dry_run_offered=True)
             plan = start_replay(log.database, subscriber, chosen, new_keys=new_keys, reason=reason)
         if dry_run or plan.operation is None:
             return _show_started(log, plan, settings, dry_run=True)
@@ -200,14 +200,20 @@ def _waited_for(log: EventLog, operation: int) -> Iterator[Replay]:
 
 def _show_plan(plan: ReplayPlan, *, dry_run: bool) -> None:
     line = show if dry_run else say
-    line(f"{plan.subscriber}: {counted(plan.events, 'event')} after {number(plan.after)} up to {number(plan.until)}")
+    line(f"{plan.subscriber}: {_counted(plan)} after {number(plan.after)} up to {number(plan.until)}")
     for name, count in sorted(plan.by_type.items(), key=lambda one: (-one[1], one[0])):
         line(f"  {number(count):>9}  {name}")
+    if plan.estimated:
+        line("  estimated from a sample; types with few events may be missing")
     if plan.first_recorded_at is not None:
         line(f"  recorded {moment(plan.first_recorded_at)} to {moment(plan.last_recorded_at)}")
     if plan.left_out:
         line(f"  {counted(plan.left_out, 'open failure')} left out: `eventlog retry {plan.subscriber}` tries them")
     line("  with new idempotency keys" if plan.new_keys else "  with the idempotency keys they had")
+
+
+def _counted(plan: ReplayPlan) -> str:
+    return ("about " if plan.estimated else "") + counted(plan.events, "event")
 
 
 def _show_started(log: EventLog, plan: ReplayPlan, settings: Settings, *, dry_run: bool) -> int:

@@ -13,7 +13,20 @@ from random import Random
 from typing import Any
 
 import msgspec
-from sqlalchemy import CTE, BigInteger, Connection, Select, and_, case, column, func, select, true, values
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    case,
+    column,
+    func,
+    select,
+    true,
+    values,
+)
 
 from eventlog.database import Database
 
@@ -46,25 +59,52 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def count_types(
-    connection: Connection, database: Database, *, after: int, until: int, split: int = 0, exact_max: int | None = None
+    connection: Connection,
+    database: Database,
+    *,
+    after: int,
+    until: int,
+    split: int = 0,
+    exact_max: int | None = None,
 ) -> Counted:
     """Count the events of each type, after < position <= until, and those of them up to `split`.
 
     Costs at most `exact_max` rows (`EXACT_MAX`), or twenty thousand in two hundred places.
     """
+    if not is_long(connection, database, after=after, until=until, exact_max=exact_max):
+        return count_each(connection, database, after=after, until=until, split=split)
     events = database.tables.events
-    between = and_(events.c.position > after, events.c.position <= until)
-    beyond = (
-        select(events.c.position).where(between).order_by(events.c.position).offset(exact_max or EXACT_MAX).limit(1)
-    )
-    if connection.execute(beyond).first() is None:
-        return Counted(types=_rows(connection, _by_type(events, between, split)), exact=True)
     windows = _points(_anywhere(after, until), "windows")
     inside = and_(events.c.position > windows.c.point, events.c.position <= windows.c.point + WINDOW_POSITIONS)
     question = _by_type(windows.join(events, inside), true(), split, events=events)
     factor = (until - after) / (WINDOWS * WINDOW_POSITIONS)
     found = _rows(connection, question)
     return Counted(types=tuple(_scaled(one, factor) for one in found), exact=False)
+
+
+def is_long(
+    connection: Connection, database: Database, *, after: int, until: int, exact_max: int | None = None
+) -> bool:
+    """Tell whether there are more events in a stretch than are counted one by one."""
+    events = database.tables.events
+    between = and_(events.c.position > after, events.c.position <= until)
+    beyond = select(events.c.position).where(between).order_by(events.c.position).offset(exact_max or EXACT_MAX)
+    return connection.execute(beyond.limit(1)).first() is not None
+
+
+def count_each(
+    connection: Connection,
+    database: Database,
+    *,
+    after: int,
+    until: int,
+    split: int = 0,
+    where: ColumnElement[bool] | None = None,
+) -> Counted:
+    """Count one by one, however many there are, those events that a condition holds for."""
+    events = database.tables.events
+    between = and_(events.c.position > after, events.c.position <= until, true() if where is None else where)
+    return Counted(types=_rows(connection, _by_type(events, between, split)), exact=True)
 
 
 def recorded_between(

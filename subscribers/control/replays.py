@@ -14,8 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, true, update
 
+from eventlog.counting import Counted, count_each, count_types, first_recorded_since, is_long
 from eventlog.database import Database, translated
 from eventlog.errors import NotFoundError, RefusedError
 from eventlog.patterns import covers
@@ -68,12 +69,16 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplayPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A replay that was started, or would be. `left_out` counts events whose failure is open."""
+    """A replay that was started, or would be. `left_out` counts events whose failure is open.
+
+    `estimated` is whether there are so many events that they were not counted one by one.
+    """
 
     subscriber: str
     after: int
     until: int
     events: int
+    estimated: bool
     by_type: dict[str, int]
     left_out: int
     new_keys: bool
@@ -213,50 +218,82 @@ def _plan(
     *,
     new_keys: bool,
 ) -> ReplayPlan:
-    """Count what is meant: one query over the range, by type."""
-    events = database.tables.events
+    """Count what is meant, by type."""
     until = chosen.until or 0
-    within = [events.c.position > chosen.after, events.c.position <= until]
-    if chosen.stream is not None:
-        within.append(events.c.stream == chosen.stream)
-    if chosen.since is not None:
-        within.append(events.c.recorded_at >= chosen.since)
-    if chosen.before is not None:
-        within.append(events.c.recorded_at < chosen.before)
-    counts = connection.execute(
-        select(events.c.type, func.count(), func.min(events.c.recorded_at), func.max(events.c.recorded_at))
-        .where(and_(*within))
-        .group_by(events.c.type)
-        .order_by(events.c.type)
-    ).all()
-    wanted = [
-        one
-        for one in counts
-        if any(covers(pattern, one[0]) for pattern in row.declaration.patterns)
-        and (not selection.types or any(covers(pattern, one[0]) for pattern in selection.types))
-    ]
-    left_out = 0
-    still_open = open_positions(connection, database, row.name, after=chosen.after, until=until)
-    if still_open and wanted:
-        of_them = (
-            select(func.count())
-            .select_from(events)
-            .where(and_(*within), events.c.position.in_(still_open), events.c.type.in_([one[0] for one in wanted]))
-        )
-        left_out = connection.scalar(of_them) or 0
+    counted = _counted(connection, database, chosen, until=until)
+    meant = [one for one in counted.types if _is_meant(row, selection, one.type)]
+    if not meant and not counted.exact:
+        # What is rare may have been missed, and whether there is anything at all decides.
+        condition = _condition(database, chosen)
+        counted = count_each(connection, database, after=chosen.after, until=until, where=condition)
+        meant = [one for one in counted.types if _is_meant(row, selection, one.type)]
+    open_types = _open_types(connection, database, row.name, chosen, until=until)
+    left_out = sum(count for type_, count in open_types.items() if _is_meant(row, selection, type_))
     return ReplayPlan(
         subscriber=row.name,
         after=chosen.after,
         until=until,
-        events=sum(one[1] for one in wanted) - left_out,
-        by_type={one[0]: one[1] for one in wanted},
+        events=max(0, sum(one.count for one in meant) - left_out),
+        estimated=not counted.exact,
+        by_type={one.type: one.count for one in meant},
         left_out=left_out,
         new_keys=new_keys,
-        first_recorded_at=min((one[2] for one in wanted), default=None),
-        last_recorded_at=max((one[3] for one in wanted), default=None),
+        first_recorded_at=min((one.first_recorded_at for one in meant), default=None),
+        last_recorded_at=max((one.last_recorded_at for one in meant), default=None),
         operation=None,
         undo=None,
     )
+
+
+def _is_meant(row: SubscriberRow, selection: Selection, type_: str) -> bool:
+    """Whether the subscriber takes events of a type, and the replay is of them."""
+    return any(covers(pattern, type_) for pattern in row.declaration.patterns) and (
+        not selection.types or any(covers(pattern, type_) for pattern in selection.types)
+    )
+
+
+def _counted(connection: Connection, database: Database, chosen: Range, *, until: int) -> Counted:
+    """Count one by one what is short or has an index; estimate the rest, in the stretch that its times name."""
+    after = chosen.after
+    if chosen.stream is not None or not is_long(connection, database, after=after, until=until):
+        return count_each(connection, database, after=after, until=until, where=_condition(database, chosen))
+    if chosen.since is not None:
+        begin = first_recorded_since(connection, database, chosen.since)
+        after = max(after, until if begin is None else begin - 1)
+    if chosen.before is not None:
+        end = first_recorded_since(connection, database, chosen.before)
+        until = until if end is None else min(until, end - 1)
+    counted = count_types(connection, database, after=after, until=until)
+    return msgspec.structs.replace(counted, exact=False)
+
+
+def _condition(database: Database, chosen: Range) -> ColumnElement[bool]:
+    """What a range says of its events beside their positions and types."""
+    events = database.tables.events
+    conditions = [
+        None if chosen.stream is None else events.c.stream == chosen.stream,
+        None if chosen.since is None else events.c.recorded_at >= chosen.since,
+        None if chosen.before is None else events.c.recorded_at < chosen.before,
+    ]
+    return and_(true(), *(one for one in conditions if one is not None))
+
+
+def _open_types(connection: Connection, database: Database, name: str, chosen: Range, *, until: int) -> dict[str, int]:
+    """Count by type the events of a range whose failure is open."""
+    events, failures = database.tables.events, database.tables.failures
+    question = (
+        select(events.c.type, func.count())
+        .join(failures, failures.c.position == events.c.position)
+        .where(
+            failures.c.subscriber == name,
+            failures.c.position > chosen.after,
+            failures.c.position <= until,
+            failures.c.state.in_(OPEN_STATES),
+            _condition(database, chosen),
+        )
+        .group_by(events.c.type)
+    )
+    return {row[0]: row[1] for row in connection.execute(question)}
 
 
 def _insert(connection: Connection, database: Database, plan: ReplayPlan, chosen: Range, reason: str | None) -> int:
