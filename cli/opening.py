@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -20,8 +20,10 @@ from eventlog.errors import EventLogError, SchemaMissingError, UsageError
 from eventlog.log import EventLog
 from eventlog.schema.tables import DEFAULT_SCHEMA
 from eventlog.shown_urls import shown_url
-from eventlog.subscribers.app import App
 from eventlog.subscribers.registration import SHADOW_MARK, is_registered, read_subscriber
+
+if TYPE_CHECKING:
+    from eventlog.subscribers.app import App  # with all that runs handlers, which most commands do not
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def opened_log(settings: Settings) -> Iterator[EventLog]:
 
 
 @contextmanager
-def opened_app(settings: Settings) -> Iterator[App]:
+def opened_app(settings: Settings) -> Iterator["App"]:
     """Lend the app, its log's tables checked. Raises `UsageError` when its log is not the one named as well."""
     app = load_app(settings)
     _refuse_another_log(settings, app)
@@ -95,7 +97,7 @@ def database_errors(log: EventLog) -> Iterator[None]:
         log.engine.dispose()
 
 
-def load_app(settings: Settings) -> App:
+def load_app(settings: Settings) -> "App":
     """Import the app, also from the current directory. Raises `UsageError`, which says what is wrong with it."""
     if settings.app is None:
         raise UsageError(
@@ -130,6 +132,8 @@ def _module(name: str, named: str) -> Any:
 
 
 def _attribute(module: Any, path: str, named: str) -> Any:
+    from eventlog.subscribers.app import App
+
     found = module
     for name in path.split("."):
         if not hasattr(found, name):
@@ -140,7 +144,9 @@ def _attribute(module: Any, path: str, named: str) -> Any:
     return found
 
 
-def _as_app(found: Any, named: str) -> App:
+def _as_app(found: Any, named: str) -> "App":
+    from eventlog.subscribers.app import App
+
     if not isinstance(found, App) and callable(found) and not isinstance(found, type):
         try:
             found = found()
@@ -166,7 +172,7 @@ def _failed(error: BaseException, what: str) -> UsageError:
     return UsageError(f"{what}\n{''.join(lines).rstrip()}", remedy=remedy)
 
 
-def _refuse_another_log(settings: Settings, app: App) -> None:
+def _refuse_another_log(settings: Settings, app: "App") -> None:
     """Handlers run on the app's own log; a URL that means another one would be ignored without a word."""
     own = app.engine.url
     if settings.url is not None and settings.app is not None:
