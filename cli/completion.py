@@ -6,15 +6,19 @@ nothing is ever said about it.
 
 import io
 import os
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from eventlog.cli.options import FLAGS, shared_options
 from eventlog.cli.output import show
+
+if TYPE_CHECKING:
+    from eventlog.cli.settings import Settings
 
 NAMES_MAX = 500
 CONNECT_SECONDS = 1
@@ -41,20 +45,39 @@ def completion(shell: str) -> None:
 
 def subscriber_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the registered subscribers whose names begin so; none when anything goes wrong."""
-    with suppress(Exception), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        return [CompletionItem(name) for name in _registered(context.meta.get(FLAGS, {}), incomplete)]
+    return _names(_registered, context, incomplete)
+
+
+def declared_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the subscribers that the app declares whose names begin so; without an app, those that are registered."""
+    return _names(_declared, context, incomplete)
+
+
+def _names(
+    known: Callable[["Settings"], Iterable[str]], context: click.Context, incomplete: str
+) -> list[CompletionItem]:
+    with suppress(Exception, SystemExit), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        from eventlog.cli.settings import read_file, settle
+
+        named, values = read_file(Path.cwd())
+        settings = settle(context.meta.get(FLAGS, {}), os.environ, values, file_name=named)
+        return [CompletionItem(name) for name in known(settings) if name.startswith(incomplete)]
     return []
 
 
-def _registered(given: dict[str, Any], incomplete: str) -> list[str]:
+def _declared(settings: "Settings") -> Iterable[str]:
+    from eventlog.cli.opening import load_app
+
+    return _registered(settings) if settings.app is None else sorted(load_app(settings).subscribers)
+
+
+def _registered(settings: "Settings") -> Iterable[str]:
     from sqlalchemy import select
 
     from eventlog.cli.opening import named_log, refuse_missing_file
-    from eventlog.cli.settings import read_file, settle
     from eventlog.log import EventLog
 
-    named, values = read_file(Path.cwd())
-    log = named_log(settle(given, os.environ, values, file_name=named))
+    log = named_log(settings)
     refuse_missing_file(log)
     url = log.engine.url
     if url.get_backend_name() == "postgresql":
@@ -64,4 +87,4 @@ def _registered(given: dict[str, Any], incomplete: str) -> list[str]:
     with log.database.reader() as connection:
         names = connection.scalars(select(table.c.name).order_by(table.c.name).limit(NAMES_MAX)).all()
     log.engine.dispose()
-    return [name for name in names if name.startswith(incomplete)]
+    return names

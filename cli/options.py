@@ -47,6 +47,13 @@ def flags() -> dict[str, Any]:
     return found
 
 
+def declared_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    """Complete the names of subscribers that an app declares: for what runs or registers them."""
+    from eventlog.cli.completion import declared_names as names
+
+    return names(context, parameter, incomplete)
+
+
 def _subscriber_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
     from eventlog.cli.completion import subscriber_names
 

@@ -1,5 +1,7 @@
 """`rebuild` and `rebuilds`: a projection made anew, beside the live one or in place."""
 
+import signal
+
 import click
 import msgspec
 
@@ -124,28 +126,36 @@ def _beside(
 ) -> int:
     database = app.home_of(declared)
     planned = begin_rebuild(database, declared, keep=keep, dry_run=True)
-    if planned.operation:
-        say(f"Rebuild {planned.operation} of {declared.name} runs already; going on with it")
-    else:
-        tables = ", ".join(declared.table_names)
-        say(f"{tables} made anew at version {declared.version}, beside what is there, and then exchanged")
-        if dry_run:
-            say("Nothing was changed.")
-            return Exit.OK
-        ask(f"Rebuild {declared.name}?", yes=yes, dry_run_offered=True)
+    _show_plan(planned, declared, settings, dry_run=dry_run)
     if dry_run:
-        say("Nothing was changed.")
         return Exit.OK
+    if not planned.operation:
+        ask(f"Rebuild {declared.name}?", yes=yes, dry_run_offered=True)
     begun = begin_rebuild(database, declared, keep=keep, reason=reason)
     if background:
         return _tell(begun, settings, f"Rebuild {begun.operation} of {declared.name} is begun; workers make it")
     return _run(app, declared, begun, settings)
 
 
+def _show_plan(planned: Rebuild, declared: Subscriber, settings: Settings, *, dry_run: bool) -> None:
+    if settings.json:
+        if dry_run:
+            show_json({**_as_document(planned), "dry_run": True})
+        return
+    line = show if dry_run else say
+    if planned.operation:
+        line(f"Rebuild {planned.operation} of {declared.name} runs already; going on with it")
+    else:
+        tables = ", ".join(declared.table_names)
+        line(f"{tables} made anew at version {declared.version}, beside what is there, and then exchanged")
+    if dry_run:
+        say("Nothing was changed.")
+
+
 def _run(app: App, declared: Subscriber, begun: Rebuild, settings: Settings) -> int:
     runtime = app.runtime_for(declared)
     total = app.log.high_water_mark()
-    with signals_stop(runtime), shown_progress(total) as progress:
+    with signals_stop(runtime) as stopped_by, shown_progress(total) as progress:
 
         def told(standing: Standing) -> None:
             progress.reached(standing.shadow)
@@ -155,6 +165,9 @@ def _run(app: App, declared: Subscriber, begun: Rebuild, settings: Settings) -> 
         return _tell(done, settings, f"{declared.name} is made anew, and in use at version {done.version}")
     if done.state is RebuildState.CANCELLED:
         return _tell(done, settings, f"Rebuild {done.operation} was cancelled", exit_code=Exit.FAILED)
+    left = f"Rebuild {done.operation} is not through; run this again"
+    if signal.SIGINT in stopped_by:
+        return _tell(done, settings, left, exit_code=Exit.INTERRUPTED)
     waiting = waits_at(runtime.database, declared, done)
     if waiting is not None:
         say(
@@ -162,7 +175,7 @@ def _run(app: App, declared: Subscriber, begun: Rebuild, settings: Settings) -> 
             f" `eventlog failures {done.shadow}` shows why; deploy what mends it, `eventlog retry {done.shadow}`, and"
             " run this again."
         )
-    return _tell(done, settings, f"Rebuild {done.operation} is not through; run this again", exit_code=Exit.FAILED)
+    return _tell(done, settings, left, exit_code=Exit.FAILED)
 
 
 def _in_place(
@@ -185,9 +198,10 @@ def _in_place(
 
 
 def _cancel(database: Database, name: str, settings: Settings, *, reason: str | None, dry_run: bool, yes: bool) -> int:
+    planned = cancel_rebuild(database, name, dry_run=True)
     if dry_run:
-        say("The tables that are being made would be dropped. Nothing was changed.")
-        return Exit.OK
+        text = f"Rebuild {planned.operation} of {name} would be cancelled, and its tables dropped; nothing was changed."
+        return _tell(planned, settings, text)
     ask(f"Cancel the rebuild of {name}?", yes=yes, dry_run_offered=True)
     done = cancel_rebuild(database, name, reason=reason)
     return _tell(done, settings, f"Rebuild {done.operation} of {name} is cancelled, its tables are dropped")
@@ -214,13 +228,14 @@ def _go_back(database: Database, name: str, settings: Settings, *, reason: str |
 def _drop_kept(
     database: Database, name: str, settings: Settings, *, reason: str | None, dry_run: bool, yes: bool
 ) -> int:
-    if dry_run:
-        say("The tables that were kept would be dropped. Nothing was changed.")
-        return Exit.OK
-    ask(f"Drop what is kept of {name}?", yes=yes, dry_run_offered=True)
-    tables = drop_kept(database, name, reason=reason)
+    tables = drop_kept(database, name, dry_run=True)
+    if not dry_run:
+        ask(f"Drop what is kept of {name}, {', '.join(tables)}?", yes=yes, dry_run_offered=True)
+        tables = drop_kept(database, name, reason=reason)
     if settings.json:
-        show_json({"subscriber": name, "dropped": tables})
+        show_json({"subscriber": name, "dropped": tables, "dry_run": dry_run})
+    elif dry_run:
+        show(f"{', '.join(tables)} would be dropped; nothing was changed.")
     else:
         show(f"Dropped {', '.join(tables)}")
     return Exit.OK

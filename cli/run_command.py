@@ -17,7 +17,7 @@ import click
 from eventlog.cli.exits import Exit
 from eventlog.cli.logs import FORMS, LEVELS, Logs
 from eventlog.cli.opening import opened_app
-from eventlog.cli.options import shared_options
+from eventlog.cli.options import declared_names, shared_options
 from eventlog.cli.output import Column, counted, number, say, show_json, show_table
 from eventlog.cli.run_options import Asked, address
 from eventlog.cli.settings import Settings, read_settings
@@ -35,7 +35,13 @@ PROCESSES_MAX = 64
 
 
 @click.command()
-@click.option("--only", metavar="NAME", multiple=True, help="Only this subscriber; may be given several times.")
+@click.option(
+    "--only",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=declared_names,
+    help="Only this subscriber; may be given several times.",
+)
 @click.option("--drain", "drains", is_flag=True, help="Deliver what there is, with the retries that are due, and end.")
 @click.option(
     "--processes",

@@ -3,7 +3,7 @@
 import click
 
 from eventlog.cli.opening import opened_app, opened_log
-from eventlog.cli.options import shared_options
+from eventlog.cli.options import declared_names, shared_options
 from eventlog.cli.output import Column, say, show, show_items, show_json, show_table
 from eventlog.cli.settings import read_settings
 from eventlog.log import EventLog
@@ -37,7 +37,7 @@ def subscribers() -> None:
 
 
 @click.command()
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=declared_names)
 @click.option("--drop-types", is_flag=True, help="Take over what the app declares, also where it is less than before.")
 @shared_options
 def register(names: tuple[str, ...], drop_types: bool) -> None:

@@ -12,7 +12,7 @@ from click.shell_completion import BashComplete
 from eventlog import postgres_connections
 from eventlog.cli.main import eventlog
 from eventlog.cli.secrets import hide
-from tests.cli_support import Shop
+from tests.cli_support import SHOP, Shop
 from tests.log_support import note, opened
 
 MOVE = {
@@ -174,6 +174,10 @@ def test_commands_options_and_subscribers_are_completed(shop: Shop) -> None:
     assert completed("undo", "") == completed("check", "") == ["board", "mail"]
     assert completed("--url", shop.url, "failures", "b") == ["board"]
     assert completed("rewind", "mail", "--to-") == ["--to-start", "--to-failure"]
+    assert completed("run", "--only", "m") == ["mail"], "without an app, those that are registered"
+    shop.module("shop", SHOP.replace('"mail"', '"letters"'))
+    assert completed("run", "--app", "shop:app", "--only", "l") == ["letters"]
+    assert completed("register", "--app", "shop:app", "board", "") == ["board", "letters"]
     assert completed("completion", "") == ["bash", "zsh", "fish"]
 
 
@@ -185,6 +189,7 @@ def test_completion_says_nothing_when_it_cannot_tell(shop: Shop, capsys: pytest.
         ("--url", "nonsense"),
         ("--app", "loud:app", "--schema", "x"),
     ):
+        assert completed("register", *options, "m") == []
         assert completed("failures", *options, "m") == []
     assert not list(shop.folder.glob("nowhere*"))
     assert capsys.readouterr() == ("", "")

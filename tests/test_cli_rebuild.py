@@ -57,6 +57,40 @@ def test_a_rebuild_that_waits_at_a_failure_says_where_and_can_be_cancelled(shop:
     assert shop.cli("rebuild", "board", "--cancel", "--yes").code == 3
 
 
+def test_control_c_leaves_a_rebuild_to_be_gone_on_with(sqlite_shop: Shop) -> None:
+    """The handler presses it: the event at hand is finished, the live tables serve on, and another start goes on."""
+    shop = sqlite_shop
+    shop.orders(1, 2, 3)
+    shop.drain()
+    press = "    os.kill(os.getpid(), signal.SIGINT)\n    ctx.connection.execute"
+    text = SHOP.replace("    ctx.connection.execute", press).replace("import os\n", "import os\nimport signal\n")
+    shop.module("shop", text)
+
+    stopped = shop.cli("rebuild", "board", "--app", "shop:app", "--yes")
+
+    assert (stopped.code, "is not through; run this again" in stopped.err, shop.rows()) == (130, True, 3)
+    assert shop.json("rebuilds")["rebuilds"][0]["state"] == "running"
+    shop.module("shop", SHOP)
+    assert shop.json("rebuild", "board", "--app", "shop:app", "--yes")["state"] == "done"
+    assert shop.rows() == 3
+
+
+def test_a_dry_run_tells_what_there_is_and_changes_nothing(sqlite_shop: Shop) -> None:
+    shop, app = sqlite_shop, ("--app", "shop:app")
+    shop.orders(1)
+    shop.drain()
+    for what in ("--cancel", "--drop-kept"):
+        assert shop.cli("rebuild", "board", what, "--dry-run").code == 3
+    plan = shop.json("rebuild", "board", *app, "--dry-run")
+    assert (plan["version"], plan["dry_run"], shop.json("rebuilds")) == (1, True, {"rebuilds": []})
+    shop.json("rebuild", "board", *app, "--background", "--yes")
+    assert shop.json("rebuild", "board", "--cancel", "--dry-run")["state"] == "running"
+    shop.cli("rebuild", "board", "--cancel", "--yes")
+    shop.json("rebuild", "board", *app, "--keep", "--yes")
+    kept = shop.json("rebuild", "board", "--drop-kept", "--dry-run")
+    assert shop.json("rebuild", "board", "--drop-kept", "--yes")["dropped"] == kept["dropped"]
+
+
 def test_in_place_the_tables_are_emptied_and_take_the_columns_of_today(shop: Shop) -> None:
     shop.orders(1, 2)
     shop.drain()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from eventlog import counting
 from eventlog.errors import NotFoundError, RefusedError
 from eventlog.subscribers import control
 from eventlog.subscribers.app import App
@@ -140,6 +141,29 @@ def test_a_replay_is_narrowed_down_like_a_read(bench: Bench, chosen: Range, expe
     mail.execute(mail.start(chosen).operation)
 
     assert mail.calls == expected
+
+
+def test_what_the_plan_of_a_long_replay_has_not_met_is_counted_one_by_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One event is looked at, so one of the two types is not met: it is there all the same."""
+    monkeypatch.setattr(counting, "EXACT_MAX", 2)
+    monkeypatch.setattr(counting, "WINDOWS", 1)
+    monkeypatch.setattr(counting, "WINDOW_POSITIONS", 1)
+    bench.log.append(Lost(1), Sent(2), Lost(3), Sent(4))
+    mail = Mail(bench.app())
+    mail.app.drain()
+
+    plans = [
+        start_replay(mail.app.log.database, "mail", Range(types=(name,)), dry_run=True)
+        for name in ("crate.sent", "crate.lost")
+    ]
+
+    met, not_met = sorted(plans, key=lambda plan: not plan.estimated)
+    assert (met.estimated, met.events > 0) == (True, True)
+    assert (not_met.estimated, not_met.events) == (False, 2)
+    by_stream = start_replay(mail.app.log.database, "mail", Range(stream="crate-3"), dry_run=True)
+    assert (by_stream.estimated, by_stream.events) == (False, 1)
 
 
 def test_times_narrow_it_down_too(bench: Bench) -> None:

@@ -188,11 +188,13 @@ def go_back(database: Database, name: str, *, reason: str | None = None, dry_run
         )
 
 
-def drop_kept(database: Database, name: str, *, reason: str | None = None) -> tuple[str, ...]:
+def drop_kept(database: Database, name: str, *, reason: str | None = None, dry_run: bool = False) -> tuple[str, ...]:
     """Drop the tables that a rebuild has replaced and kept; return their names. Raises `NotFoundError`."""
     with translated(database), database.transaction() as connection:
         rebuild, kept = _kept(connection, database, name)
         tables = kept.declaration.tables
+        if dry_run:
+            return tables
         _drop_kept(connection, database, rebuild, kept)
         done = Operation(action="drop-kept", subscriber=name, before={"tables": tables}, after=None, reason=reason)
         record(connection, database.tables, done)

@@ -91,13 +91,15 @@ def begin_rebuild(
         return planned if dry_run else _begin(connection, database, row, subscriber, planned=planned, reason=reason)
 
 
-def cancel_rebuild(database: Database, name: str, *, reason: str | None = None) -> Rebuild:
+def cancel_rebuild(database: Database, name: str, *, reason: str | None = None, dry_run: bool = False) -> Rebuild:
     """Give a rebuild up: its tables are dropped, the live ones have never been touched.
 
     Raises `NotFoundError` when none runs.
     """
     with translated(database), database.transaction() as connection:
         rebuild = _running(connection, database, name)
+        if dry_run:
+            return rebuild
         shadow = read_subscriber(connection, database, rebuild.shadow)
         drop_tables(connection, database, shadow.declaration.tables)
         read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
