@@ -1,4 +1,4 @@
-"""What is examined of a log on PostgreSQL beside its tables: sequence, poolers, notifications, clock, rights."""
+"""What is examined of a log on PostgreSQL beside its tables: server, sequence, poolers, wake-up, clock, rights."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -54,6 +54,7 @@ _MAY = {
 def examinations(database: Database, *, listen_url: str | None) -> list[Examined]:
     """Name what is to be examined."""
     return [
+        Examined(name="server", make=_server),
         Examined(name="sequence", make=lambda connection: _sequence(connection, database)),
         Examined(name="in flight", make=lambda connection: _in_flight(connection, database)),
         Examined(name="isolation", make=_isolation),
@@ -62,6 +63,27 @@ def examinations(database: Database, *, listen_url: str | None) -> list[Examined
         Examined(name="clock", make=_clock),
         Examined(name="rights", make=lambda connection: _rights(connection, database)),
     ]
+
+
+def _server(connection: Connection) -> Iterator[Finding]:
+    """A standby can be connected to like any server, and neither appends nor reads are possible there."""
+    standby, read_only = connection.execute(
+        text("select pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'")
+    ).one()
+    if standby:
+        yield wrong(
+            "server",
+            "it is a standby: it takes no writes, and up to where it is safe to read is not known on it",
+            remedy="name the primary; a URL with several hosts finds it by itself with target_session_attrs=read-write",
+        )
+    elif read_only:
+        yield wrong(
+            "server",
+            "transactions are read-only here unless they say otherwise: nothing can be appended or handled",
+            remedy="alter database or role: reset default_transaction_read_only, where it was set",
+        )
+    else:
+        yield ok("server", "it is a primary, and takes writes")
 
 
 def _sequence(connection: Connection, database: Database) -> Iterator[Finding]:

@@ -28,12 +28,16 @@ from eventlog.schema.tables import Tables
 
 _FUNCTION = re.compile(r"^create (?:or replace )?function [\w.]+?\.(\w+)\((.*?)^as \$\$(.*?)\$\$;$", re.M | re.S)
 _TRIGGER = re.compile(
-    r"^create trigger (\w+)\n(before|after) ([\w ]+?) on \w+\.(\w+)\nfor each (row|statement)\b(.*?)"
-    r"execute function \w+\.(\w+)\(\);$",
+    r"^create trigger (\w+)\n(before|after) ([\w ]+?) on \w+\.(\w+)\nfor each (row|statement)\s*"
+    r"(?:when \((.*?)\)\s*)?execute function \w+\.(\w+)\(\);$",
     re.M | re.S,
 )
 _ALWAYS = re.compile(r"^alter table \w+\.(\w+) enable always trigger (\w+);$", re.M)
 _CHECK = re.compile(r"CONSTRAINT (\w+) CHECK")
+
+_WHEN = re.compile(r" WHEN (\(.*\)) EXECUTE FUNCTION ", re.S)
+_CAST = re.compile(r"::\s*\w+")
+_WORD = re.compile(r"'(?:[^']|'')*'|[\w.]+|[<>=!+*/-]+")
 
 _KINDS = {"row": 1, "before": 2, "insert": 4, "delete": 8, "update": 16, "truncate": 32}
 """The bits of pg_trigger.tgtype."""
@@ -41,7 +45,7 @@ _KINDS = {"row": 1, "before": 2, "insert": 4, "delete": 8, "update": 16, "trunca
 _ENABLE = {"A": "always trigger", "O": "trigger"}
 
 _TRIGGERS = """
-select c.relname, t.tgname, t.tgenabled::text, t.tgtype, p.proname, t.tgqual is not null
+select c.relname, t.tgname, t.tgenabled::text, t.tgtype, p.proname, pg_get_triggerdef(t.oid)
 from pg_trigger as t
 join pg_class as c on c.oid = t.tgrelid
 join pg_proc as p on p.oid = t.tgfoid
@@ -62,12 +66,15 @@ where not i.indisvalid and c.relnamespace = cast(:schema as regnamespace)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """A trigger: when it fires, and whether it does so for every role and replica (`A`) or as usual (`O`)."""
+    """A trigger: when it fires, and whether it does so for every role and replica (`A`) or as usual (`O`).
+
+    The words of its condition are compared, not the text: the server writes parentheses and casts of its own into it.
+    """
 
     enabled: str
     kind: int
     function: str
-    conditional: bool
+    condition: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +104,7 @@ def expected_triggers(script: str) -> dict[tuple[str, str], Trigger]:
             enabled="A" if (table, name) in always else "O",
             kind=sum(_KINDS[word] for word in (*events.split(" or "), when, each) if word in _KINDS),
             function=function,
-            conditional="when (" in condition,
+            condition=_words(condition or ""),
         )
         for name, when, events, table, each, condition, function in _TRIGGER.findall(script)
     }
@@ -117,8 +124,8 @@ def _of_triggers(
     connection: Connection, expected: Mapping[tuple[str, str], Trigger], *, schema: str
 ) -> Iterator[Difference]:
     found = {
-        (table, name): Trigger(enabled=enabled, kind=kind, function=function, conditional=conditional)
-        for table, name, enabled, kind, function, conditional in connection.execute(text(_TRIGGERS), {"schema": schema})
+        (table, name): Trigger(enabled=enabled, kind=kind, function=function, condition=_condition_of(definition))
+        for table, name, enabled, kind, function, definition in connection.execute(text(_TRIGGERS), {"schema": schema})
     }
     for (table, name), trigger in expected.items():
         thing, there = f"trigger {name} on {table}", found.get((table, name))
@@ -131,12 +138,25 @@ def _of_triggers(
                 detail=_told_enabled(there.enabled),
                 repair=f"alter table {schema}.{table} enable {_ENABLE[trigger.enabled]} {name};",
             )
+        elif there.condition != trigger.condition:
+            yield Difference(kind=DifferenceKind.CHANGED, thing=thing, detail="its condition is another one")
         elif there != trigger:
             yield Difference(
                 kind=DifferenceKind.CHANGED, thing=thing, detail="it fires otherwise, or calls another function"
             )
     for table, name in sorted(found.keys() - expected.keys()):
         yield Difference(kind=DifferenceKind.EXTRA, thing=f"trigger {name} on {table}")
+
+
+def _condition_of(definition: str) -> tuple[str, ...]:
+    found = _WHEN.search(definition)
+    return _words(found[1]) if found else ()
+
+
+def _words(condition: str) -> tuple[str, ...]:
+    """Take a condition apart, without what the server adds to it or leaves out."""
+    plain = _CAST.sub("", condition.replace('"', ""))
+    return tuple(one if one.startswith("'") else one.lower() for one in _WORD.findall(plain))
 
 
 def _told_enabled(enabled: str) -> str:

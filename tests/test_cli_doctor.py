@@ -67,6 +67,14 @@ POSTGRES = {
         remedy="alter table eventlog.events enable always trigger mark_append;",
         mends=True,
     ),
+    "a trigger with another condition": Damage(
+        sql="drop trigger index_tags on eventlog.events; create trigger index_tags after insert on eventlog.events"
+        " for each row when (new.tags is null) execute function eventlog.index_tags()"
+        "; alter table eventlog.events enable always trigger index_tags",
+        check="tables",
+        said="trigger index_tags on events: its condition is another one",
+        remedy="eventlog schema sql",
+    ),
     "a function that is gone": Damage(
         sql="drop function eventlog.partition_of(text, integer)",
         check="tables",
@@ -205,7 +213,7 @@ def test_a_sound_log_has_nothing_wrong_and_says_what_was_looked_at(shop: Shop) -
     looked_at |= (
         {"file", "journal", "write-ahead", "content"}
         if shop.url.startswith("sqlite")
-        else {"sequence", "in", "isolation", "pooler", "wake-up", "clock", "rights"}
+        else {"server", "sequence", "in", "isolation", "pooler", "wake-up", "clock", "rights"}
     )
     assert {line.split()[1] for line in lines} == looked_at
     assert all(set(one) == {"check", "status", "said", "remedy"} for one in shop.json("doctor")["findings"])
@@ -265,6 +273,13 @@ def test_another_isolation_level_is_noted(postgres_shop: Shop) -> None:
     run(postgres_shop, f"alter database {database} set default_transaction_isolation = 'repeatable read'")
     assert "REPEATABLE READ unless" in found(postgres_shop, "isolation", "note")["said"]
     assert wrong(postgres_shop, code=0) == []
+
+
+def test_a_server_that_takes_no_writes_is_wrong(postgres_shop: Shop) -> None:
+    """A standby is found in `test_faults_failover.py`, which has one."""
+    run(postgres_shop, f"alter database {make_url(postgres_shop.url).database} set default_transaction_read_only = on")
+    (finding,) = wrong(postgres_shop)
+    assert (finding["check"], "read-only here" in finding["said"]) == ("server", True)
 
 
 def test_clocks_that_are_apart_are_wrong(postgres_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

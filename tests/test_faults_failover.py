@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from eventlog.doctor import examine
+from eventlog.log import EventLog
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from tests.fault_load import ROUNDS, Load
@@ -104,6 +106,7 @@ def test_what_a_worker_has_read_of_events_that_are_lost_has_it_pass_no_other(del
             servers.stream.freeze()
             lost = log.append(*[Sent(100 + number) for number in range(5)])
             gate.wait_until_reached()
+            assert says_that_it_is_a_standby(servers.standby)
             servers.fail_over()
             bench.log.engine.dispose()
             log.engine.dispose()
@@ -114,6 +117,12 @@ def test_what_a_worker_has_read_of_events_that_are_lost_has_it_pass_no_other(del
         assert [call for call in calls if call[1] >= 200] == [(one.position, one.data.number) for one in found]
         bench.close()
         app.engine.dispose()
+
+
+def says_that_it_is_a_standby(server: Cluster) -> bool:
+    """What an operator is told who examines the wrong one of the two."""
+    found = list(examine(EventLog(server.url).database))
+    return any(one.check == "server" and one.said.startswith("it is a standby") for one in found)
 
 
 def is_through(servers: Pair) -> bool:
