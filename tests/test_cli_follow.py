@@ -67,8 +67,8 @@ def test_an_event_is_printed_as_it_comes(shop: Shop) -> None:
             assert follower.said() == words
 
 
-def test_a_table_is_printed_as_events_come(shop: Shop) -> None:
-    with opened(shop.url) as log, following(shop) as follower:
+def test_a_table_is_printed_as_events_come(sqlite_shop: Shop) -> None:
+    with opened(sqlite_shop.url) as log, following(sqlite_shop) as follower:
         assert follower.line().split() == ["POSITION", "RECORDED", "STREAM", "TYPE", "DATA"]
         log.append(note("hello"))
         assert follower.line().endswith('{"said":"hello"}')

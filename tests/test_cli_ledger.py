@@ -55,18 +55,18 @@ def test_status_names_the_transaction_that_holds_the_log_back(
         assert f"pid {holder['pid']} (slow-import" in shop.cli("status").err
 
 
-def test_a_table_of_status_says_what_failed_and_what_to_do(shop: Shop) -> None:
-    shop.orders(-1, -1)
-    shop.drain()
-    ran = shop.cli("status")
+def test_a_table_of_status_says_what_failed_and_what_to_do(sqlite_shop: Shop) -> None:
+    sqlite_shop.orders(-1, -1)
+    sqlite_shop.drain()
+    ran = sqlite_shop.cli("status")
     assert "2 parked" in ran.out
     assert "eventlog retry" in ran.err
 
 
-def test_register_says_what_it_did_to_whom(shop: Shop) -> None:
-    assert shop.json("register", "mail", "--app", "shop:app") == {"subscribers": {"mail": "created"}}
-    assert shop.json("register", "--app", "shop:app")["subscribers"] == {"mail": "unchanged", "board": "created"}
-    assert "board: unchanged" in shop.cli("register", "--app", "shop:app").out
+def test_register_says_what_it_did_to_whom(sqlite_shop: Shop) -> None:
+    assert sqlite_shop.json("register", "mail", "--app", "shop:app") == {"subscribers": {"mail": "created"}}
+    assert sqlite_shop.json("register", "--app", "shop:app")["subscribers"] == {"mail": "unchanged", "board": "created"}
+    assert "board: unchanged" in sqlite_shop.cli("register", "--app", "shop:app").out
 
 
 def test_code_that_handles_less_is_registered_with_consent_only(shop: Shop) -> None:
@@ -136,13 +136,13 @@ def test_retry_takes_a_subscriber_and_positions(shop: Shop) -> None:
     assert shop.status("mail")["failures"] == {"parked": 1, "retrying": 2}
 
 
-def test_a_dry_run_of_retry_changes_nothing(shop: Shop) -> None:
-    (position,) = shop.orders(-1)
-    shop.drain()
-    plan = shop.json("retry", "--dry-run")
+def test_a_dry_run_of_retry_changes_nothing(sqlite_shop: Shop) -> None:
+    (position,) = sqlite_shop.orders(-1)
+    sqlite_shop.drain()
+    plan = sqlite_shop.json("retry", "--dry-run")
     assert (plan["changed"], plan["failures"]) == (0, [{"subscriber": "mail", "position": position}])
-    assert "1 failure would be due now" in shop.cli("retry", "--dry-run").out
-    assert shop.status("mail")["failures"] == {"parked": 1}
+    assert "1 failure would be due now" in sqlite_shop.cli("retry", "--dry-run").out
+    assert sqlite_shop.status("mail")["failures"] == {"parked": 1}
 
 
 def test_a_failure_that_is_closed_is_not_retried(shop: Shop) -> None:
@@ -153,25 +153,25 @@ def test_a_failure_that_is_closed_is_not_retried(shop: Shop) -> None:
     assert "nothing was changed" in shop.cli("retry").out
 
 
-def test_skip_wants_a_reason_and_consent(shop: Shop) -> None:
-    (position,) = shop.orders(-1)
-    shop.drain()
-    assert "--reason" in shop.cli("skip", "mail", position).err
-    ran = shop.cli("skip", "mail", position, "--reason", "gone", "-o", "json")
+def test_skip_wants_a_reason_and_consent(sqlite_shop: Shop) -> None:
+    (position,) = sqlite_shop.orders(-1)
+    sqlite_shop.drain()
+    assert "--reason" in sqlite_shop.cli("skip", "mail", position).err
+    ran = sqlite_shop.cli("skip", "mail", position, "--reason", "gone", "-o", "json")
     assert (ran.code, ran.error["code"]) == (2, "refused")
     assert "--yes" in ran.error["remedy"]
-    assert shop.json("skip", "mail", position, "--reason", "gone", "--dry-run")["changed"] == 0
-    assert shop.status("mail")["failures"] == {"parked": 1}
-    assert shop.json("skip", "mail", position, "--reason", "gone", "--yes")["changed"] == 1
-    assert shop.status("mail")["failures"] == {"skipped": 1}
+    assert sqlite_shop.json("skip", "mail", position, "--reason", "gone", "--dry-run")["changed"] == 0
+    assert sqlite_shop.status("mail")["failures"] == {"parked": 1}
+    assert sqlite_shop.json("skip", "mail", position, "--reason", "gone", "--yes")["changed"] == 1
+    assert sqlite_shop.status("mail")["failures"] == {"skipped": 1}
 
 
-def test_a_message_cannot_write_on_the_terminal(shop: Shop) -> None:
-    source = (shop.folder / "shop.py").read_text()
-    shop.module("shop", source.replace('f"a total of', 'f"\\x1b[2Jone\\nline'))
-    shop.orders(-1)
-    shop.drain()
-    (header, line) = shop.cli("failures").out.splitlines()
+def test_a_message_cannot_write_on_the_terminal(sqlite_shop: Shop) -> None:
+    source = (sqlite_shop.folder / "shop.py").read_text()
+    sqlite_shop.module("shop", source.replace('f"a total of', 'f"\\x1b[2Jone\\nline'))
+    sqlite_shop.orders(-1)
+    sqlite_shop.drain()
+    (header, line) = sqlite_shop.cli("failures").out.splitlines()
     assert "one line" in line
     assert "\x1b" not in header + line
 

@@ -1,7 +1,5 @@
 """`pause`, `resume`, `advance`, `seek`, `partitions`, `rename`, `remove`, `workers`, `replay`, as they are typed."""
 
-import pytest
-
 from tests.cli_support import Shop
 
 
@@ -16,11 +14,11 @@ def test_a_paused_subscriber_is_given_nothing_until_it_is_resumed(shop: Shop) ->
     assert shop.drain()["subscribers"]["mail"]["handled"] == 1
 
 
-def test_pausing_twice_says_so(shop: Shop) -> None:
-    shop.drain()
-    shop.cli("pause", "mail")
-    assert "already" in shop.cli("pause", "mail").out
-    assert shop.cli("pause", "nobody").code == 3
+def test_pausing_twice_says_so(sqlite_shop: Shop) -> None:
+    sqlite_shop.drain()
+    sqlite_shop.cli("pause", "mail")
+    assert "already" in sqlite_shop.cli("pause", "mail").out
+    assert sqlite_shop.cli("pause", "nobody").code == 3
 
 
 def test_advance_passes_events_over_and_undo_brings_them_back(shop: Shop) -> None:
@@ -51,16 +49,14 @@ def test_undo_takes_a_subscribers_name(shop: Shop) -> None:
     assert shop.cli("undo", "mail", "--yes").code == 3
 
 
-@pytest.mark.parametrize(
-    "words", [("partitions", "mail", "4"), ("rename", "mail", "post"), ("remove", "mail"), ("replay", "mail")]
-)
-def test_without_a_terminal_consent_is_a_flag(shop: Shop, words: tuple[str, ...]) -> None:
-    shop.orders(1)
-    shop.drain()
-    ran = shop.cli(*words, "-o", "json")
-    assert (ran.code, ran.out, "--yes" in ran.error["remedy"]) == (2, "", True)
-    assert shop.cli(*words, "--dry-run").code == 0
-    assert shop.status("mail")["state"] == "running"
+def test_without_a_terminal_consent_is_a_flag(sqlite_shop: Shop) -> None:
+    sqlite_shop.orders(1)
+    sqlite_shop.drain()
+    for words in ("partitions mail 4", "rename mail post", "remove mail", "replay mail"):
+        ran = sqlite_shop.cli(*words.split(), "-o", "json")
+        assert (ran.code, ran.out, "--yes" in ran.error["remedy"]) == (2, "", True), words
+        assert sqlite_shop.cli(*words.split(), "--dry-run").code == 0
+        assert sqlite_shop.status("mail")["state"] == "running"
 
 
 def test_partitions_tells_where_they_begin(shop: Shop) -> None:
@@ -92,9 +88,9 @@ def test_a_skip_by_error_and_a_retry_by_type(shop: Shop) -> None:
     assert shop.cli("skip", "mail", "--reason", "all").code == 2
 
 
-def test_no_worker_runs(shop: Shop) -> None:
-    assert shop.json("workers") == {"workers": []}
-    assert "No worker runs" in shop.cli("workers").err
+def test_no_worker_runs(sqlite_shop: Shop) -> None:
+    assert sqlite_shop.json("workers") == {"workers": []}
+    assert "No worker runs" in sqlite_shop.cli("workers").err
 
 
 def test_a_replay_in_the_foreground(shop: Shop) -> None:
@@ -117,13 +113,13 @@ def test_a_replay_whose_events_fail_ends_with_1(shop: Shop) -> None:
     assert (ran.code, "1 failed" in ran.out) == (1, True)
 
 
-def test_a_replay_is_cancelled_by_its_number(shop: Shop) -> None:
-    shop.orders(1)
-    shop.drain()
-    started = shop.json("replay", "mail", "--yes")
+def test_a_replay_is_cancelled_by_its_number(sqlite_shop: Shop) -> None:
+    sqlite_shop.orders(1)
+    sqlite_shop.drain()
+    started = sqlite_shop.json("replay", "mail", "--yes")
     assert started["state"] == "running"
-    assert shop.cli("rewind", "mail", "--to-start", "--resend", "--yes").code == 2
-    assert shop.json(*started["undo"].split()[1:])["state"] == "cancelled"
-    assert shop.cli("replay", "--cancel", started["operation"]).code == 2
-    assert shop.cli("replay", "--cancel", "999").code == 3
-    assert shop.cli("replay").code == 2
+    assert sqlite_shop.cli("rewind", "mail", "--to-start", "--resend", "--yes").code == 2
+    assert sqlite_shop.json(*started["undo"].split()[1:])["state"] == "cancelled"
+    assert sqlite_shop.cli("replay", "--cancel", started["operation"]).code == 2
+    assert sqlite_shop.cli("replay", "--cancel", "999").code == 3
+    assert sqlite_shop.cli("replay").code == 2

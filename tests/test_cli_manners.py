@@ -263,6 +263,7 @@ def test_tables_fit_narrow_and_wide_terminals(shop: Shop, monkeypatch: pytest.Mo
 
 
 def test_no_color_goes_before_force_color(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b" not in shop.cli("streams").out, "where nothing is said, colours are for terminals"
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     assert "\x1b[1m" in shop.cli("streams").out

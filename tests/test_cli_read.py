@@ -86,11 +86,11 @@ def test_a_time_without_an_offset_is_local(shop: Shop) -> None:
     assert said(shop, "--since", later.replace(later[:4], "2000", 1)) == ["now"]
 
 
-def test_a_later_event_with_a_longer_name_keeps_its_columns_apart(shop: Shop) -> None:
+def test_a_later_event_with_a_longer_name_keeps_its_columns_apart(sqlite_shop: Shop) -> None:
     """The first 200 events decide how wide the columns are; this is the one after them."""
     name = "a-stream-of-a-much-longer-name"
-    with opened(shop.url) as log:
+    with opened(sqlite_shop.url) as log:
         log.append(*(Event({}, type="note.taken", stream="s") for _ in range(200)))
         log.append(Event({}, type="note.retaken", stream=name))
-    *_, last = on_terminal("read", cwd=shop.folder, columns=140).out.splitlines()
+    *_, last = on_terminal("read", cwd=sqlite_shop.folder, columns=140).out.splitlines()
     assert last.split()[2:] == [name, "note.retaken", "{}"]

@@ -107,9 +107,9 @@ def test_in_place_the_tables_are_emptied_and_take_the_columns_of_today(shop: Sho
     assert shop.rows() == 2
 
 
-def test_what_is_no_rebuild_is_refused(shop: Shop) -> None:
-    shop.orders(1)
-    shop.drain()
+def test_what_is_no_rebuild_is_refused(sqlite_shop: Shop) -> None:
+    sqlite_shop.orders(1)
+    sqlite_shop.drain()
     for words, code in (
         (("rebuild", "mail", "--app", "shop:app", "--yes"), 2),
         (("rebuild", "bord", "--app", "shop:app", "--yes"), 3),
@@ -118,26 +118,28 @@ def test_what_is_no_rebuild_is_refused(shop: Shop) -> None:
         (("rebuild", "board", "--app", "shop:app"), 2),
         (("rebuild", "board", "--drop-kept", "--yes"), 3),
     ):
-        assert shop.cli(*words).code == code, words
-    assert "Nothing has been rebuilt" in shop.cli("rebuilds").err
+        assert sqlite_shop.cli(*words).code == code, words
+    assert "Nothing has been rebuilt" in sqlite_shop.cli("rebuilds").err
 
 
-def test_a_terminal_shows_how_far_it_is_and_asks_first(shop: Shop) -> None:
-    shop.orders(*range(1, 30))
-    shop.drain()
-    ran = on_terminal("rebuild", "board", "--app", "shop:app", cwd=shop.folder, asked="Rebuild board?", answer=b"y\n")
+def test_a_terminal_shows_how_far_it_is_and_asks_first(sqlite_shop: Shop) -> None:
+    sqlite_shop.orders(*range(1, 30))
+    sqlite_shop.drain()
+    ran = on_terminal(
+        "rebuild", "board", "--app", "shop:app", cwd=sqlite_shop.folder, asked="Rebuild board?", answer=b"y\n"
+    )
     assert ran.code == 0, ran.out
     assert "board is made anew, and in use at version 1" in ran.out
 
 
 @pytest.fixture
-def elsewhere(shop: Shop, tmp_path: Path) -> Shop:
+def elsewhere(sqlite_shop: Shop, tmp_path: Path) -> Shop:
     """The shop whose board is in a database of its own."""
     url = f"sqlite:///{tmp_path / 'board.db'}"
-    shop.module("shop", SHOP.replace("tables=[totals])", f'tables=[totals], database="{url}")'))
-    shop.orders(1, 2)
-    shop.drain()
-    return shop
+    sqlite_shop.module("shop", SHOP.replace("tables=[totals])", f'tables=[totals], database="{url}")'))
+    sqlite_shop.orders(1, 2)
+    sqlite_shop.drain()
+    return sqlite_shop
 
 
 def test_a_projection_elsewhere_is_reached_through_the_app_and_not_without(elsewhere: Shop, tmp_path: Path) -> None:

@@ -30,20 +30,20 @@ def test_the_plan_tells_what_comes_again(shop: Shop) -> None:
     assert "1 open failure superseded" in ran.out
 
 
-def test_a_dry_run_changes_nothing(shop: Shop) -> None:
-    positions = shop.orders(1)
-    shop.drain()
-    assert shop.json("rewind", "mail", "--to-start", "--resend", "--yes", "--dry-run")["dry_run"] is True
-    assert shop.checkpoint("mail") == positions[-1]
+def test_a_dry_run_changes_nothing(sqlite_shop: Shop) -> None:
+    positions = sqlite_shop.orders(1)
+    sqlite_shop.drain()
+    assert sqlite_shop.json("rewind", "mail", "--to-start", "--resend", "--yes", "--dry-run")["dry_run"] is True
+    assert sqlite_shop.checkpoint("mail") == positions[-1]
 
 
-def test_without_a_terminal_consent_is_a_flag(shop: Shop) -> None:
-    positions = shop.orders(1)
-    shop.drain()
-    ran = shop.cli("rewind", "mail", "--to-start", "--resend", "-o", "json")
+def test_without_a_terminal_consent_is_a_flag(sqlite_shop: Shop) -> None:
+    positions = sqlite_shop.orders(1)
+    sqlite_shop.drain()
+    ran = sqlite_shop.cli("rewind", "mail", "--to-start", "--resend", "-o", "json")
     assert (ran.code, ran.out, ran.error["code"]) == (2, "", "refused")
     assert "--yes" in ran.error["remedy"]
-    assert shop.checkpoint("mail") == positions[-1]
+    assert sqlite_shop.checkpoint("mail") == positions[-1]
 
 
 def test_effects_that_happened_want_resend_as_well(shop: Shop) -> None:
@@ -59,10 +59,10 @@ def test_a_rewind_goes_to_exactly_one_place(shop: Shop, places: tuple[str, ...])
     assert shop.cli("rewind", "mail", *places, "-o", "json").error["message"] == "a rewind wants one place to go to"
 
 
-def test_a_rewind_never_goes_forward(shop: Shop) -> None:
-    positions = shop.orders(1)
-    shop.drain()
-    ran = shop.cli("rewind", "mail", "--from", positions[-1] + 1, "--yes", "--resend", "-o", "json")
+def test_a_rewind_never_goes_forward(sqlite_shop: Shop) -> None:
+    positions = sqlite_shop.orders(1)
+    sqlite_shop.drain()
+    ran = sqlite_shop.cli("rewind", "mail", "--from", positions[-1] + 1, "--yes", "--resend", "-o", "json")
     assert (ran.code, "never passes anything over" in ran.error["message"]) == (2, True)
 
 
@@ -76,11 +76,11 @@ def test_since_goes_to_the_first_event_recorded_at_that_time(shop: Shop) -> None
     assert shop.cli("rewind", "mail", "--since", (recorded + timedelta(hours=1)).isoformat(), "--dry-run").code == 2
 
 
-def test_a_time_without_an_offset_is_local_and_said_in_utc(shop: Shop) -> None:
-    shop.orders(1)
-    shop.drain()
+def test_a_time_without_an_offset_is_local_and_said_in_utc(sqlite_shop: Shop) -> None:
+    sqlite_shop.orders(1)
+    sqlite_shop.drain()
     local = datetime.now(UTC).astimezone() - timedelta(days=1)
-    ran = shop.cli("rewind", "mail", "--since", local.replace(tzinfo=None).isoformat(), "--dry-run")
+    ran = sqlite_shop.cli("rewind", "mail", "--since", local.replace(tzinfo=None).isoformat(), "--dry-run")
     assert f"Since {local.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" in ran.err
 
 

@@ -66,9 +66,16 @@ def send(recorded):
 '''
 
 
-def test_a_line_of_json_has_its_facts_as_fields(shop: Shop) -> None:
-    (position,) = shop.orders(-1)
-    ran = shop.cli("run", "--drain", "--log", "json", "--log-level", "info", "--app", "shop:app")
+@pytest.fixture
+def postgres_shop(
+    tmp_path: Path, postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shop:
+    return Shop.open(tmp_path, postgres_database_url, monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_a_line_of_json_has_its_facts_as_fields(sqlite_shop: Shop) -> None:
+    (position,) = sqlite_shop.orders(-1)
+    ran = sqlite_shop.cli("run", "--drain", "--log", "json", "--log-level", "info", "--app", "shop:app")
     lines = [json.loads(line) for line in ran.err.splitlines()]
     failed = next(line for line in lines if line.get("state") == "parked")
     assert {"at", "level", "logger", "process", "message"} <= set(failed)
@@ -85,40 +92,43 @@ def test_a_line_of_json_has_its_facts_as_fields(shop: Shop) -> None:
     assert any("lease taken" in line["message"] for line in lines)
 
 
-def test_a_retry_that_has_success_is_a_line(shop: Shop) -> None:
-    (position,) = shop.orders(-1)
-    shop.drain()
-    shop.cli("retry", "mail")
-    shop.monkeypatch.setenv("FIXED", "1")
-    ran = shop.cli("run", "--drain", "--log", "json", "--log-level", "info", "--app", "shop:app")
+def test_a_retry_that_has_success_is_a_line(sqlite_shop: Shop) -> None:
+    (position,) = sqlite_shop.orders(-1)
+    sqlite_shop.drain()
+    sqlite_shop.cli("retry", "mail")
+    sqlite_shop.monkeypatch.setenv("FIXED", "1")
+    ran = sqlite_shop.cli("run", "--drain", "--log", "json", "--log-level", "info", "--app", "shop:app")
     resolved = [json.loads(line) for line in ran.err.splitlines() if '"resolved"' in line]
     assert [(one["position"], one["attempt"]) for one in resolved] == [(position, 2)]
 
 
-def test_the_level_is_that_of_our_own_log(shop: Shop) -> None:
-    shop.orders(-1)
-    assert "parked" in shop.cli("run", "--drain", "--log", "text", "--log-level", "warning", "--app", "shop:app").err
-    shop.cli("rewind", "mail", "--to-start", "--resend", "--yes")
-    quiet = shop.cli("run", "--drain", "--log", "text", "--log-level", "error", "--app", "shop:app").err
+def test_the_level_is_that_of_our_own_log(sqlite_shop: Shop) -> None:
+    sqlite_shop.orders(-1)
+    assert (
+        "parked"
+        in sqlite_shop.cli("run", "--drain", "--log", "text", "--log-level", "warning", "--app", "shop:app").err
+    )
+    sqlite_shop.cli("rewind", "mail", "--to-start", "--resend", "--yes")
+    quiet = sqlite_shop.cli("run", "--drain", "--log", "text", "--log-level", "error", "--app", "shop:app").err
     assert quiet == "1 attempt failed; `eventlog failures` shows what stands in the ledger.\n"
 
 
-def test_a_log_that_was_asked_for_is_written_whatever_the_app_has_set_up(shop: Shop) -> None:
-    shop.module(
+def test_a_log_that_was_asked_for_is_written_whatever_the_app_has_set_up(sqlite_shop: Shop) -> None:
+    sqlite_shop.module(
         "set_up",
         "import logging.config\n"
         "logging.config.dictConfig({'version': 1, 'root': {'handlers': [], 'level': 'CRITICAL'}})\n"
         "from shop import app\n",
     )
-    shop.orders(-1)
-    ran = shop.cli("run", "--drain", "--log", "json", "--log-level", "warning", "--app", "set_up:app")
+    sqlite_shop.orders(-1)
+    ran = sqlite_shop.cli("run", "--drain", "--log", "json", "--log-level", "warning", "--app", "set_up:app")
     assert json.loads(ran.err.splitlines()[0])["state"] == "parked"
 
 
-def test_the_set_up_of_whoever_runs_a_command_is_left_as_it_was(shop: Shop) -> None:
+def test_the_set_up_of_whoever_runs_a_command_is_left_as_it_was(sqlite_shop: Shop) -> None:
     root = logging.getLogger()
     before = (list(root.handlers), root.level, logging.getLogger("eventlog").level)
-    shop.cli("run", "--drain", "--log", "json", "--log-level", "debug", "--app", "shop:app")
+    sqlite_shop.cli("run", "--drain", "--log", "json", "--log-level", "debug", "--app", "shop:app")
     assert (list(root.handlers), root.level, logging.getLogger("eventlog").level) == before
 
 
@@ -195,7 +205,8 @@ def test_a_health_file_is_never_seen_half_written(tmp_path: Path) -> None:
     assert age < 10
 
 
-def test_a_process_that_is_killed_is_started_again_and_all_end_as_one(shop: Shop) -> None:
+def test_a_process_that_is_killed_is_started_again_and_all_end_as_one(postgres_shop: Shop) -> None:
+    shop = postgres_shop
     shop.module("slow", SLOW_SHOP)
     (shop.folder / "go").touch()
     port, health_file = free_port(), shop.folder / "health.json"

@@ -17,9 +17,9 @@ def shop(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsy
     return shop
 
 
-@pytest.mark.parametrize("answer", [b"n\n", b"\n"])
-def test_a_rewind_that_is_declined_changes_nothing(shop: Shop, answer: bytes) -> None:
-    ran = on_terminal("rewind", "mail", "--to-start", "--resend", cwd=shop.folder, asked=QUESTION, answer=answer)
+def test_a_rewind_that_is_declined_changes_nothing(shop: Shop) -> None:
+    """No is what the return key says."""
+    ran = on_terminal("rewind", "mail", "--to-start", "--resend", cwd=shop.folder, asked=QUESTION, answer=b"\n")
     assert (ran.code, shop.checkpoint("mail")) == (2, 3)
     assert "Nothing was changed." in ran.out
 
@@ -48,7 +48,7 @@ def test_what_would_be_refused_is_refused_before_anybody_is_asked(shop: Shop) ->
     assert QUESTION not in ran.out
 
 
-@pytest.mark.parametrize("words", [("status",), ("failures",), ("subscribers",), ("read",)], ids=lambda words: words[0])
+@pytest.mark.parametrize("words", [("status",), ("read",)], ids=lambda words: words[0])
 def test_a_table_fits_80_columns(shop: Shop, words: tuple[str, ...]) -> None:
     shop.json("append", "note.taken", "-s", "note-" + "9" * 60, "-d", "said=" + "x" * 500)
     ran = on_terminal(*words, cwd=shop.folder)
