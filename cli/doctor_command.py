@@ -37,7 +37,7 @@ def doctor(listen_url: str | None, quick_check: bool) -> int:
     """Examine the log: what is wrong with it, and what to do.
 
     Tables, indexes, triggers and functions against what the revisions make; positions and checkpoints; transactions
-    that stay open; on PostgreSQL whether it takes writes, poolers, notifications (one is sent, to itself), the clock and
+    that stay open; on PostgreSQL whether it takes writes, poolers, notifications (one is sent, to itself), the clock,
     the role's rights; on SQLite the file and its journal; with --app also in the other databases of its subscribers.
     Nothing is changed. Exit code 4 when something is wrong, 5 when there is no log.
 
