@@ -6,6 +6,7 @@ nothing is ever said about it.
 
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -19,9 +20,11 @@ from eventlog.cli.output import show
 
 if TYPE_CHECKING:
     from eventlog.cli.settings import Settings
+    from eventlog.log import EventLog
 
 NAMES_MAX = 500
 CONNECT_SECONDS = 1
+ANSWER_SECONDS = 1.0
 
 
 @click.command()
@@ -72,13 +75,28 @@ def _declared(settings: "Settings") -> Iterable[str]:
 
 
 def _registered(settings: "Settings") -> Iterable[str]:
-    from sqlalchemy import select
-
+    """Ask for a second: a server that was reached may be silent for longer than any time-out of connecting."""
     from eventlog.cli.opening import named_log, refuse_missing_file
-    from eventlog.log import EventLog
 
     log = named_log(settings)
     refuse_missing_file(log)
+    names: list[str] = []
+
+    def ask() -> None:
+        with suppress(Exception):
+            names.extend(_read(log))
+
+    asking = threading.Thread(target=ask, name="eventlog-completion", daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return list(names)
+
+
+def _read(log: "EventLog") -> Iterable[str]:
+    from sqlalchemy import select
+
+    from eventlog.log import EventLog
+
     url = log.engine.url
     if url.get_backend_name() == "postgresql":
         hurried = url.update_query_dict({"connect_timeout": str(CONNECT_SECONDS)})

@@ -10,8 +10,10 @@ import pytest
 from click.shell_completion import BashComplete
 
 from eventlog import postgres_connections
+from eventlog.cli.completion import ANSWER_SECONDS
 from eventlog.cli.main import eventlog
 from eventlog.cli.secrets import hide
+from eventlog.clock import SystemClock
 from tests.cli_support import SHOP, Shop
 from tests.log_support import note, opened
 
@@ -193,6 +195,14 @@ def test_completion_says_nothing_when_it_cannot_tell(shop: Shop, capsys: pytest.
         assert completed("failures", *options, "m") == []
     assert not list(shop.folder.glob("nowhere*"))
     assert capsys.readouterr() == ("", "")
+
+
+def test_completion_does_not_wait_for_a_server_that_says_nothing(shop: Shop) -> None:
+    began = SystemClock().monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://ada@127.0.0.1:{silent.getsockname()[1]}/shop"
+        assert completed("failures", "--url", url, "m") == []
+    assert SystemClock().monotonic() - began < 2 * ANSWER_SECONDS
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
