@@ -179,7 +179,8 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, capt
             column.title,
             justify="right" if column.right else "left",
             no_wrap=not column.wraps,
-            min_width=column.width_min or None,
+            # A word of a title that is broken over lines is no word any more.
+            min_width=max(column.width_min, len(column.title)) if column.wraps else column.width_min or None,
             overflow="fold" if column.wraps else "ellipsis",
         )
     for row in rows:

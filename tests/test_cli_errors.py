@@ -1,6 +1,5 @@
 """How commands end: exit codes, errors as text and as JSON, and what never stands in them."""
 
-import json
 import sqlite3
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import sqlalchemy
 
 from eventlog.cli.exits import exit_code
 from eventlog.errors import ConflictError, DatabaseUnreachableError, EventLogError, RefusedError, UnknownEventError
-from tests.cli_support import Shop, as_process, command, ran_to_end
+from tests.cli_support import Shop, command, ran_to_end
 
 READERS = (
     ("status",),
@@ -164,8 +163,7 @@ def test_the_exit_code_reaches_the_shell(shop: Shop) -> None:
 def test_data_is_on_stdout_and_talk_on_stderr(shop: Shop) -> None:
     shop.orders(-1.0)
     shop.drain()
-    ran = as_process("run", "--drain", "--app", "shop:app", "-o", "json", cwd=shop.folder)
-    assert json.loads(ran.out)["handled"] == 0
-    ran = as_process("failures", cwd=shop.folder)
+    assert shop.cli("run", "--drain", "--app", "shop:app", "-o", "json").json["handled"] == 0
+    ran = shop.cli("failures")
     assert "ValueError" in ran.out
     assert "eventlog retry" in ran.err
