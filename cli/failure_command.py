@@ -70,7 +70,7 @@ def _show_attempts(attempts: Sequence[AttemptRow]) -> None:
         Column(title="at"),
         Column(title="outcome"),
         Column(title="took", right=True),
-        Column(title="worker"),
+        Column(title="worker", wraps=True),
         Column(title="error", wraps=True),
     ]
     if not is_terminal():

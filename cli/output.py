@@ -1,12 +1,14 @@
 """How commands print: data on stdout, talk on stderr, tables for people, JSON for programs.
 
-A table on a terminal fits its width; in a pipe it is plain text, every cell whole, so that other tools can pick it
-apart. What comes out of a database is never passed to a terminal with control characters in it.
+A table on a terminal fits its width, and is set row under row where it cannot; in a pipe it is plain text, every cell
+whole, so that other tools can pick it apart. What comes out of a database is never passed to a terminal with control
+characters in it.
 """
 
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +20,9 @@ from eventlog.clock import utc_now
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+_WRAPPED_WIDTH = 12
+"""How narrow a cell is that may be broken over lines: narrower ones are a word or less."""
 
 ROWS_MEASURED = 200
 """How many rows of a stream decide the widths of its columns; the rest is not waited for."""
@@ -191,4 +196,34 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, capt
 def _show_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
 
-    Console().print(rich_table(columns, rows))
+    console = Console()
+    if _width_min(columns, rows) <= console.width:
+        console.print(rich_table(columns, rows))
+        return
+    for row in rows:
+        for line in _record(columns, row, console.width):
+            show(line)
+        show()
+
+
+def _width_min(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
+    """How narrow a table may become before numbers and names in it are cut off."""
+    titles = [column.title for column in columns]
+    widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
+    kept = [
+        max(len(column.title), min(width, _WRAPPED_WIDTH)) if column.wraps else width
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    return sum(kept) + 3 * len(columns) - 1
+
+
+def _record(columns: Sequence[Column], row: Sequence[str], wide: int) -> Iterator[str]:
+    """Set one row under another: where there is no room for a table, each cell has a line, and a title before it."""
+    begin = max(len(one.title) for one in columns) + 2
+    for column, cell in zip(columns, row, strict=True):
+        yield from textwrap.wrap(
+            cell or "-",
+            max(wide, begin + _WRAPPED_WIDTH),
+            initial_indent=column.title.ljust(begin),
+            subsequent_indent=" " * begin,
+        )

@@ -268,8 +268,21 @@ def test_tables_fit_narrow_and_wide_terminals(shop: Shop, monkeypatch: pytest.Mo
     for words in (("failures", "--group-by", "error"), ("streams",), ("stats",), ("read",), ("failures",)):
         ran = shop.cli(*words)
         assert ran.code == 0
-        table = re.sub(r"\x1b\[[0-9;]*m", "", ran.out).split("\n\n")[-1]
+        table = re.sub(r"\x1b\[[0-9;]*m", "", ran.out).rstrip().split("\n\n")[-1]
         assert max(map(len, table.splitlines())) <= columns
+
+
+def test_what_no_narrow_table_holds_is_set_row_under_row(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that are cut off would be other numbers."""
+    shop.json("replay", "mail", "--yes")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = shop.cli("replays").out.splitlines()
+    assert [line.split() for line in lines[1:5]] == [
+        ["subscriber", "mail"], ["state", "running"], ["position", "0"], ["until", "3"]
+    ]  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "subscriber  mail" not in shop.cli("replays").out
 
 
 def test_no_color_goes_before_force_color(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
