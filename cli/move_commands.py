@@ -27,7 +27,6 @@ from eventlog.cli.plan import ask, show_done, show_plan, show_undone, undone_lin
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.database import Database
 from eventlog.errors import RefusedError
-from eventlog.projections.rebuild import owns_tables, rebuild_in_place
 from eventlog.subscribers import control
 from eventlog.subscribers.registration import read_subscriber
 
@@ -214,10 +213,13 @@ def undo(*, move: str, **how: Unpack[MoveOptions]) -> None:
 def _rewind_deed(
     database: Database, name: str, to: Resolver, *, to_start: bool, resend: bool, reason: str | None
 ) -> Deed:
-    with database.reader() as connection:
-        row = read_subscriber(connection, database, name)
-    if to_start and owns_tables(row):
-        return partial(rebuild_in_place, database, name, reason=reason)
+    if to_start:
+        from eventlog.projections.rebuild import owns_tables, rebuild_in_place  # with all of projections
+
+        with database.reader() as connection:
+            row = read_subscriber(connection, database, name)
+        if owns_tables(row):
+            return partial(rebuild_in_place, database, name, reason=reason)
     return partial(control.rewind, database, name, to(database), resend=resend, reason=reason)
 
 

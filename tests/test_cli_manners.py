@@ -70,6 +70,7 @@ DOCUMENTS: dict[tuple[str, ...], dict[str, Any]] = {
     ("rewind", "mail", "--to-start", "--resend", "--yes"): MOVE,
     ("undo", "mail", "--dry-run"): {"subscriber": str, "from": int, "to": int, "next_event": int, "dry_run": bool},
     ("advance", "mail", "--to-end", "--dry-run"): MOVE,
+    ("replay", "mail", "--dry-run"): {"subscriber": str, "events": int, "estimated": bool, "by_type": dict},
     ("run", "--drain", "--app", "shop:app"): {"handled": int, "failed": int, "subscribers": {"mail": dict}},
     ("streams",): {"streams": [{"stream": str, "version": int, "first": int, "last": int}], "complete": bool},
     ("stats",): {"events": int, "events_exact": bool, "size_bytes": int, "growth": dict, "relations": list},
