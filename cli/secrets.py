@@ -17,6 +17,9 @@ MASK = "***"
 
 _IN_URL = re.compile(r"(\w+://[^\s:/@'\"]*:)([^\s'\"]*)@")
 _IN_QUERY = re.compile(rf"((?:{'|'.join(SECRETS)})=)([^\s&'\"]+)")
+_DELIMITERS = re.compile(r"[@:/?#]")
+"""What has to be escaped in a password, and where it is not cuts it in two: a driver takes the rest for the host."""
+
 _LENGTH_MIN = 4
 """A shorter one is hidden in URLs only: it could be a part of any word."""
 
@@ -37,7 +40,7 @@ def _known(given: Sequence[str]) -> list[str]:
 
 def _sources(given: Sequence[str]) -> Iterable[str]:
     yield from given
-    yield from [os.environ.get("EVENTLOG_URL", "")]
+    yield from (os.environ.get(name, "") for name in ("EVENTLOG_URL", "EVENTLOG_LISTEN_URL"))
     for name in ("eventlog.toml", "pyproject.toml"):
         with suppress(OSError, UnicodeDecodeError):
             yield Path(name).read_text(encoding="utf-8")
@@ -46,4 +49,4 @@ def _sources(given: Sequence[str]) -> Iterable[str]:
 def _secrets(text: str) -> Iterable[str]:
     for begin, secret in (*_IN_URL.findall(text), *_IN_QUERY.findall(text)):
         ordinary = {begin.partition("://")[2].rstrip(":"), "postgres", "postgresql", "eventlog"}
-        yield from {secret, unquote(secret)} - ordinary
+        yield from {secret, unquote(secret), *_DELIMITERS.split(secret)} - ordinary

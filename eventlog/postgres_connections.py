@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psycopg
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from eventlog.errors import UsageError
 from eventlog.postgres_doorbell import (
@@ -70,7 +70,7 @@ def engine_for(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:
                 remedy="create it with postgresql+psycopg:// (psycopg 3)",
             )
         return url_or_engine
-    url = make_url(url_or_engine)
+    url = _parsed(url_or_engine)
     if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg_async"):
         raise UsageError(f"{url.drivername} is not spoken here", remedy="use postgresql:// (psycopg 3)")
     engine = create_engine(
@@ -80,6 +80,16 @@ def engine_for(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:
     )
     event.listen(engine, "connect", lambda driver, _record: pooler.prepare_nothing_on(driver))
     return engine
+
+
+def _parsed(url: str | URL) -> URL:
+    try:
+        return make_url(url)
+    except (ValueError, ArgumentError):
+        # The parser quotes what it could not read, and that may be a part of a password.
+        raise UsageError(
+            "a URL to listen by is none", remedy="give one like postgresql://user@host/database; write @ as %40"
+        ) from None
 
 
 def is_standby(error: BaseException | None) -> bool:

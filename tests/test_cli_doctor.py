@@ -305,6 +305,14 @@ def test_a_listen_url_that_leads_elsewhere_is_wrong(
     assert "no notification comes through by listen_url" in finding["said"]
 
 
+def test_a_listen_url_that_is_none_is_refused_and_its_password_does_not_show(postgres_shop: Shop) -> None:
+    postgres_shop.monkeypatch.setenv("EVENTLOG_LISTEN_URL", "postgresql://ada:an@x:hunter2@127.0.0.1/shop")
+    for words in (("doctor",), ("run", "--drain", "--app", "shop:app")):
+        ran = postgres_shop.cli(*words, "-v")
+        assert (ran.code, "a URL to listen by is none" in ran.err) == (2, True), ran
+        assert "hunter2" not in ran.out + ran.err
+
+
 def test_a_role_that_may_not_do_everything_is_told_what_it_lacks(postgres_shop: Shop) -> None:
     url = make_url(postgres_shop.url)
     role = f"looker_{url.database}"

@@ -234,6 +234,7 @@ def test_a_database_that_never_answers_ends_with_5_in_seconds(
         "postgresql://ada:hunter2@[::1/shop",
         "postgresql://ada:hunter2@host:hunter2/shop",
         "postgresql://ada:hunter%32@127.0.0.1:1/shop",
+        "postgresql://ada:an@hunter2@127.0.0.1:1/shop",
     ],
 )
 def test_a_password_never_shows_wherever_it_stands(sqlite_shop: Shop, url: str) -> None:
