@@ -181,7 +181,8 @@ def _refuse_with_drain(asked: Asked) -> None:
     named = ", ".join(name for name, given in unfit.items() if given)
     if asked.drains and named:
         raise UsageError(
-            f"{named} is for a worker that runs on, and --drain ends", remedy="leave --drain out, or the others: what a drain has done is its output"
+            f"{named} is for a worker that runs on, and --drain ends",
+            remedy="leave --drain out, or the others: what a drain has done is its output",
         )
 
 
