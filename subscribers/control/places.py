@@ -5,6 +5,7 @@ Each of these returns a function that is asked inside the move's transaction, un
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import cache
 
 from sqlalchemy import Connection, func, select
 
@@ -101,8 +102,9 @@ def to_failure(database: Database) -> Resolve:
 def _nth_back(connection: Connection, log: Database, patterns: tuple[str, ...], reached: int, count: int) -> int:
     """The position of the last but so many event of some types, counted from a position; 1 where there are fewer."""
     seen = 0
+    is_wanted = cache(lambda event_type: any(covers(pattern, event_type) for pattern in patterns))
     for looked, (position, event_type) in enumerate(_backwards(connection, log, patterns, reached), start=1):
-        seen += any(covers(pattern, event_type) for pattern in patterns)
+        seen += is_wanted(event_type)
         if seen == count:
             return position
         if looked == LOOKED_BACK_MAX:
@@ -122,5 +124,5 @@ def _backwards(
         question = question.where(events.c.type.in_(patterns))
     until = reached
     while rows := connection.execute(question.where(events.c.position <= until)).all():
-        yield from ((row.position, row.type) for row in rows)
+        yield from ((position, event_type) for position, event_type in rows)
         until = rows[-1].position - 1
