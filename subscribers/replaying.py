@@ -147,6 +147,8 @@ class Replaying:
         began = self._runtime.clock.monotonic()
         for batch in self._batches(items):
             done = done.and_then(self._deliver(batch))
+            if self._held().position < batch[-1].position:
+                return done  # it was cut short, and the rest of it comes in the next turn
             late = self._runtime.clock.monotonic() - began > SETTLE_SECONDS
             if self._runtime.stop.is_set() or (late and batch[-1] is not items[-1]):
                 return done

@@ -11,7 +11,9 @@ from sqlalchemy import Connection, event, func, select
 from eventlog import counting
 from eventlog.counting import Counted, count_types, first_recorded_since, recorded_between
 from eventlog.log import EventLog
+from eventlog.subscribers.control.replays import Range, start_replay
 from tests.carried_support import BEGINNING, imported, line
+from tests.subscribers_support import Bench, Lost, Sent
 
 EVENTS = 2_000
 TYPES = ("a.often", "a.often", "a.often", "b.seldom")
@@ -124,3 +126,21 @@ def scanned(log: EventLog, connection: Connection, moment: datetime) -> int | No
     events = log.database.tables.events
     found = connection.scalar(select(func.min(events.c.position)).where(events.c.recorded_at >= moment))
     return None if found is None else int(found)
+
+
+def test_what_the_plan_of_a_long_replay_has_not_met_is_counted_one_by_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One event is looked at, so one of the two types is not met: it is there all the same."""
+    monkeypatch.setattr(counting, "EXACT_MAX", 2)
+    monkeypatch.setattr(counting, "WINDOWS", 1)
+    monkeypatch.setattr(counting, "WINDOW_POSITIONS", 1)
+    bench.log.append(Lost(1), Sent(2), Lost(3), Sent(4))
+    app = bench.app()
+    app.subscriber("mail").on("crate.*")(lambda recorded: None)
+    app.drain()
+    ranges = Range(types=("crate.sent",)), Range(types=("crate.lost",)), Range(stream="crate-3")
+    *plans, by_stream = (start_replay(bench.log.database, "mail", one, dry_run=True) for one in ranges)
+    met, not_met = sorted(plans, key=lambda plan: not plan.estimated)
+    assert (met.estimated, met.events > 0) == (True, True)
+    assert (not_met.estimated, not_met.events, by_stream.estimated, by_stream.events) == (False, 2, False, 1)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from eventlog import counting
 from eventlog.errors import NotFoundError, RefusedError
 from eventlog.subscribers import control
+from eventlog.subscribers import replaying as replaying_module
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.control.replays import (
@@ -141,22 +141,6 @@ def test_a_replay_is_narrowed_down_like_a_read(bench: Bench, chosen: Range, expe
     mail.execute(mail.start(chosen).operation)
 
     assert mail.calls == expected
-
-
-def test_what_the_plan_of_a_long_replay_has_not_met_is_counted_one_by_one(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One event is looked at, so one of the two types is not met: it is there all the same."""
-    monkeypatch.setattr(counting, "EXACT_MAX", 2)
-    monkeypatch.setattr(counting, "WINDOWS", 1)
-    monkeypatch.setattr(counting, "WINDOW_POSITIONS", 1)
-    bench.log.append(Lost(1), Sent(2), Lost(3), Sent(4))
-    Mail(bench.app()).app.drain()
-    ranges = Range(types=("crate.sent",)), Range(types=("crate.lost",)), Range(stream="crate-3")
-    *plans, by_stream = (start_replay(bench.log.database, "mail", one, dry_run=True) for one in ranges)
-    met, not_met = sorted(plans, key=lambda plan: not plan.estimated)
-    assert (met.estimated, met.events > 0) == (True, True)
-    assert (not_met.estimated, not_met.events, by_stream.estimated, by_stream.events) == (False, 2, False, 1)
 
 
 def test_times_narrow_it_down_too(bench: Bench) -> None:
@@ -394,6 +378,21 @@ def test_a_long_replay_is_written_page_by_page(bench: Bench) -> None:
 
     assert places == [200, 400, 450]
     assert read_replay(bench.log.database, operation).handled == 450
+
+
+@MODES
+def test_a_replay_that_takes_its_time_leaves_nothing_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, delivery: str
+) -> None:
+    """It writes where it is after every event, since each takes longer than it may go on without."""
+    monkeypatch.setattr(replaying_module, "SETTLE_SECONDS", 0.0)
+    bench.send(5)
+    mail = Mail(bench.app(), delivery=delivery)
+    mail.app.drain()
+    operation = mail.start().operation
+    mail.execute(operation)
+    assert mail.calls == [1, 2, 3, 4, 5] * 2
+    assert read_replay(bench.log.database, operation or 0).handled == 5
 
 
 def test_what_was_replayed_and_then_comes_live_is_a_redelivery(bench: Bench) -> None:
