@@ -100,6 +100,7 @@ def _extras(table: str, log: Tables) -> list[SchemaItem]:
             return [
                 sa.UniqueConstraint("id", name=f"{label}events_id"),
                 sa.UniqueConstraint("stream", "version", name=f"{label}events_stream_version"),
+                sa.Index(f"{label}events_type", "type", "position"),
             ]
         case "checkpoints":
             return [_of_subscriber(log, "checkpoints_subscriber")]

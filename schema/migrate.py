@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, Engine
 
-from eventlog.schema.revisions import known_revisions, locked_by, revisions_after
+from eventlog.schema.revisions import known_revisions, locked_by, readable_under, revisions_after
 from eventlog.schema.table_locks import LOCK_TRIES_MAX, lock_tables
 from eventlog.schema.tables import DEFAULT_SCHEMA, Tables, tables
 from eventlog.schema.version import has_version_table, may_read_revision, only_upgrade, read_revision
@@ -84,7 +84,13 @@ def upgrade(
             log = tables(dialect=engine.dialect.name, schema=schema)
             coming = revisions_after(read_revision(connection, log), until=until)
             if state is SchemaState.OLDER:
-                lock_tables(connection, log, locked_by(*coming), tries_max=lock_tries_max)
+                lock_tables(
+                    connection,
+                    log,
+                    locked_by(*coming),
+                    readable=readable_under(*coming),
+                    tries_max=lock_tries_max,
+                )
             _run(connection, log, coming)
     return state
 

@@ -1,5 +1,6 @@
 """The revisions this code can make, in their order, and the tables each of them locks; only the latter load Alembic."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +28,17 @@ def revision_module(revision: str) -> ModuleType:
 
 
 def locked_by(*revisions: str) -> frozenset[str]:
-    """Return the tables that these revisions alter, of those that were there before them."""
-    return frozenset(name for one in revisions for name in getattr(revision_module(one), "LOCKS", ()))
+    """Return the tables that these revisions lock, of those that were there before them."""
+    return _named(revisions, "LOCKS") | _named(revisions, "LOCKS_WRITERS")
+
+
+def readable_under(*revisions: str) -> frozenset[str]:
+    """Return the tables that may be read while these revisions lock them."""
+    return _named(revisions, "LOCKS_WRITERS") - _named(revisions, "LOCKS")
+
+
+def _named(revisions: Sequence[str], attribute: str) -> frozenset[str]:
+    return frozenset(name for one in revisions for name in getattr(revision_module(one), attribute, ()))
 
 
 @lru_cache

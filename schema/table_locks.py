@@ -9,7 +9,8 @@ for an upgrade is never told that it has met a deadlock. Tables that exist are l
 them, and always in the same order. On SQLite the transaction itself keeps other writers out.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import groupby
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
@@ -38,9 +39,14 @@ limit 5
 
 
 def lock_tables(
-    connection: Connection, log: Tables, names: Collection[str], *, tries_max: int = LOCK_TRIES_MAX
+    connection: Connection,
+    log: Tables,
+    names: Collection[str],
+    *,
+    readable: Collection[str] = (),
+    tries_max: int = LOCK_TRIES_MAX,
 ) -> None:
-    """Keep everybody else out of these tables until the transaction ends.
+    """Keep everybody else out of these tables until the transaction ends; out of the readable ones, writers only.
 
     Takes half a minute when it is in vain. Raises `SchemaBusyError`, and leaves the transaction usable.
     """
@@ -50,7 +56,7 @@ def lock_tables(
     sql_names = _in_order(log, existing)
     before = set_lock_timeout(connection, f"{round(LOCK_WAIT_SECONDS * 1000 / len(sql_names))}ms")
     for tries in range(1, tries_max + 1):
-        if _locked(connection, lock_statement(log, existing)):
+        if _locked(connection, lock_statements(log, existing, readable=readable)):
             set_lock_timeout(connection, before)
             return
         if tries < tries_max:
@@ -62,9 +68,13 @@ def lock_tables(
     )
 
 
-def lock_statement(log: Tables, names: Collection[str]) -> str:
-    """Write the SQL that locks these tables."""
-    return f"lock table {', '.join(_in_order(log, names))} in access exclusive mode"
+def lock_statements(log: Tables, names: Collection[str], *, readable: Collection[str] = ()) -> list[str]:
+    """Write the SQL that locks these tables, in their order."""
+    shared = {log.sql_name(name) for name in readable}
+    return [
+        f"lock table {', '.join(group)} in {'share' if is_readable else 'access exclusive'} mode"
+        for is_readable, group in groupby(_in_order(log, names), key=shared.__contains__)
+    ]
 
 
 def _in_order(log: Tables, names: Collection[str]) -> list[str]:
@@ -73,10 +83,11 @@ def _in_order(log: Tables, names: Collection[str]) -> list[str]:
     return [log.sql_name(name) for name in sorted(names, key=order.index)]
 
 
-def _locked(connection: Connection, statement: str) -> bool:
+def _locked(connection: Connection, statements: Sequence[str]) -> bool:
     try:
         with connection.begin_nested():
-            connection.exec_driver_sql(statement)
+            for statement in statements:
+                connection.exec_driver_sql(statement)
     except DBAPIError as error:
         if not is_lock_timeout(error):
             raise

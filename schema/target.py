@@ -19,8 +19,8 @@ from alembic import op
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 
-from eventlog.schema.revisions import known_revisions, locked_by, revisions_after
-from eventlog.schema.table_locks import lock_statement, lock_tables
+from eventlog.schema.revisions import known_revisions, locked_by, readable_under, revisions_after
+from eventlog.schema.table_locks import lock_statements, lock_tables
 from eventlog.schema.tables import DEFAULT_SCHEMA, Tables, tables
 from eventlog.schema.version import (
     UPGRADE_KEY,
@@ -108,7 +108,8 @@ def bring_to(revision: str, change: Callable[[Target], None]) -> None:
             return
         _refuse_gap(revision, found, log)
         if found is not None:
-            lock_tables(connection, log.tables, locked_by(*revisions_after(found)))
+            coming = revisions_after(found)
+            lock_tables(connection, log.tables, locked_by(*coming), readable=readable_under(*coming))
     except SchemaBusyError as error:
         raise CommandError(f"{error}. Let them end, and upgrade again.") from error
     if found is None and log.schema is not None and not sa.inspect(connection).has_schema(log.schema):
@@ -164,8 +165,8 @@ def _write_down(revision: str, change: Callable[[Target], None], log: Target) ->
             op.execute(f"create schema if not exists {log.schema}")
         else:
             op.execute(_GUARD.format(key=UPGRADE_KEY, version=log.name(VERSION_TABLE), before=before))
-            if names := locked_by(revision):
-                op.execute(lock_statement(log.tables, names))
+            for statement in lock_statements(log.tables, locked_by(revision), readable=readable_under(revision)):
+                op.execute(statement)
     change(log)
     _record(revision, log)
 
