@@ -110,6 +110,7 @@ class PostgresDatabase:
             one_of=lambda name: f"= any(%({name})s::text[])",
             listed=list,
             moment=lambda moment: moment,
+            sorts_each=True,
         )
         self._select = f"select {_COLUMNS} from {schema}.events"
         self._read_committed = self.engine.execution_options(isolation_level="READ COMMITTED")

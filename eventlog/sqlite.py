@@ -87,6 +87,7 @@ class SqliteDatabase:
             one_of=lambda name: f"in (select value from json_each(:{name}))",
             listed=lambda texts: msgspec.json.encode(texts).decode(),
             moment=_not_before,
+            sorts_each=False,
         )
 
     @property

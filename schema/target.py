@@ -107,7 +107,8 @@ def bring_to(revision: str, change: Callable[[Target], None]) -> None:
         if found is not None and found >= revision:
             return
         _refuse_gap(revision, found, log)
-        if found is not None:
+        if found is not None and TABLES_OPTION not in context.opts:
+            # How far an Alembic tree goes is not known here; our own code has locked what it needs before.
             coming = revisions_after(found)
             lock_tables(connection, log.tables, locked_by(*coming), readable=readable_under(*coming))
     except SchemaBusyError as error:

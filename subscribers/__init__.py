@@ -7,5 +7,6 @@ retrying.py      failed events tried again               control.py       rewind
 partition.py     one partition's turn                    operations.py    the record of what operators did
 worker.py        threads, polling, drain                 status.py        how everything stands; lags.py, rates.py
 feed.py          pages of the log, shared and decoded once
+share.py         which of them are one partition's
 metrics.py       for Prometheus                          traces.py        for OpenTelemetry
 """

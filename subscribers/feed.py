@@ -1,13 +1,20 @@
 """Reads the log for all subscribers of one worker, and decodes each event once.
 
 Subscribers at the same place share a page. A poll asks for the head alone, which is one cheap read; the high-water mark
-is asked for only when the head has moved past it. Nothing here outlives a lost connection, whoever has lost it, nor
+is asked for only when the head has moved past it.
+
+Who wants few types, and is far behind, is given sparse pages: read by the index of types, they hold what it wants and
+none of what lies between. Nothing is skipped by that: at or below the mark everything has appeared, so whatever a
+statement does not find there by type is not there.
+
+Nothing here outlives a lost connection, whoever has lost it, nor
 an error of the database: after a crash or a failover, or when a log is put back to a copy of it, what was read may be
 gone, and its positions given out again. `Seen` is the second guard, for what somebody has in hand by then.
 """
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -16,11 +23,19 @@ from eventlog.bell import Look
 from eventlog.event_types import decode_data, is_immutable, with_data
 from eventlog.events import Recorded, StoredEvent
 from eventlog.log import EventLog
+from eventlog.page_sql import TYPES_MERGED_MAX
 from eventlog.query import PageQuery
 
 PAGE_EVENTS = 2_000
 """Each page costs an effect two commits, of which each takes about as long as reading a few hundred events."""
 PAGES_KEPT = 8
+
+SPARSE_BEHIND_PAGES = 4
+"""So many full pages have to lie ahead before any is read by types: nearer to the head subscribers share full ones."""
+SPARSE_SHARE = 20
+"""Who wanted less than one event in so many of the last full page is given a sparse one. By its index an event costs a
+database a few times what it costs in a row of them, and each one that is not wanted costs the worker as much as one
+that is."""
 
 
 class FeedItem(msgspec.Struct, eq=False, gc=False):
@@ -68,25 +83,38 @@ class FeedItem(msgspec.Struct, eq=False, gc=False):
 
 
 class Page:
-    """A stretch of the log: every event with after < position <= scanned_through."""
+    """A stretch of the log: every event with after < position <= scanned_through.
 
-    __slots__ = ("after", "items", "scanned_through")
+    A sparse one has every event of some types. It ends at an event, of whatever type: `ending`, which is the last one
+    of what was read also where less of it is handed out. A full page has none, it knows all its events.
+    """
 
-    def __init__(self, *, after: int, items: list[FeedItem], scanned_through: int) -> None:
+    __slots__ = ("after", "ending", "items", "scanned_through")
+
+    def __init__(
+        self, *, after: int, items: list[FeedItem], scanned_through: int, ending: StoredEvent | None = None
+    ) -> None:
         self.after = after
         self.items = items
         self.scanned_through = scanned_through
+        self.ending = ending
 
     def following(self, position: int) -> "Page":
         """Return the part of the page that follows a position within it."""
         rest = [item for item in self.items if item.position > position]
-        return Page(after=position, items=rest, scanned_through=self.scanned_through)
+        return Page(after=position, items=rest, scanned_through=self.scanned_through, ending=self.ending)
+
+    def until(self, position: int, *, scanned_through: int) -> "Page":
+        """Return the part of the page up to a position within it."""
+        first = [item for item in self.items if item.position <= position]
+        return Page(after=self.after, items=first, scanned_through=scanned_through, ending=self.ending)
 
 
 class Feed:
     """The log as the subscribers of one worker read it. Safe to share between its threads.
 
-    With `only_to_events` a page reaches to its last event and never beyond: for those who keep that event's id.
+    With `only_to_events` a page reaches to its last event and never beyond, and is a full one: for those who keep the
+    id of the event that their checkpoint stands at, which may be any.
     """
 
     def __init__(self, log: EventLog, *, only_to_events: bool = False) -> None:
@@ -99,6 +127,7 @@ class Feed:
         self._times_forgotten = self._refreshed_after = 0
         self._losses = log.database.losses
         self._pages: OrderedDict[int, Page] = OrderedDict()
+        self._sparse = SparsePages(log)
 
     @property
     def mark(self) -> int:
@@ -135,8 +164,7 @@ class Feed:
             self._refreshed_after = times_forgotten
             if losses != self._losses:
                 self._losses = losses
-                self._pages.clear()
-                self._saw(head=0, mark=0)
+                self._drop()
             self._saw(head=head, mark=mark)
         return mark
 
@@ -145,21 +173,28 @@ class Feed:
         with self._lock:
             self._saw(head=look.head, mark=look.high_water_mark)
 
-    def page(self, *, after: int, until: int | None = None) -> Page:
-        """Return events that follow a position, at most a page of them, none past the mark last read nor `until`."""
+    def may_leave_out(self, after: int) -> bool:
+        """Whether so much follows a position that a page may be sparse: if not, nobody need say what is wanted."""
+        return not self._only_to_events and self._mark - after > SPARSE_BEHIND_PAGES * PAGE_EVENTS
+
+    def page(self, *, after: int, until: int | None = None, types: frozenset[str] | None = None) -> Page:
+        """Return events that follow a position, at most a page of them, none past the mark last read nor `until`.
+
+        `types` are the names of all that is wanted. Others may be left out then; with None, none are.
+        """
         if self._refreshed_after != self._times_forgotten:
             self.refresh()
         with self._lock:
             if self.is_stale:
                 return Page(after=after, items=[], scanned_through=after)
             end = self._mark if until is None else min(until, self._mark)
-            page = self._kept(after)
-            if page is None:
-                page = self._read(after)
+            page = self._sparse_or_full(after, types)
         if page.scanned_through <= end:
             return page
-        within = [item for item in page.items if item.position <= end]
-        return Page(after=page.after, items=within, scanned_through=self._reach(within, after, max(after, end)))
+        through = max(after, end)
+        if self._only_to_events:
+            through = max((item.position for item in page.items if item.position <= end), default=after)
+        return page.until(end, scanned_through=through)
 
     def id_at(self, position: int) -> str | None:
         """Return the id of the event at a position, from the pages read or from the log; None where there is none."""
@@ -181,19 +216,30 @@ class Feed:
         """Drop what was read: the connection it came from is gone, and who answers next may know another log."""
         with self._lock:
             self._times_forgotten += 1
-            self._pages.clear()
-            self._saw(head=0, mark=0)
+            self._drop()
+
+    def _drop(self) -> None:
+        self._pages.clear()
+        self._sparse.clear()
+        self._saw(head=0, mark=0)
 
     def _saw(self, *, head: int, mark: int) -> None:
         if mark != self._mark:
             self._moves += 1
         self._head, self._mark = head, mark
 
-    def _kept(self, after: int) -> Page | None:
-        for page in self._pages.values():
-            if page.after <= after < page.scanned_through:
-                return page if page.after == after else page.following(after)
-        return None
+    def _sparse_or_full(self, after: int, types: frozenset[str] | None) -> Page:
+        """A full page that is kept costs nothing, whoever it was read for."""
+        page = kept_page(self._pages.values(), after)
+        if types is None or not self.may_leave_out(after):
+            return page or self._read(after)
+        if page is None:
+            page = self._sparse.page(types, after=after, mark=self._mark)
+        if page is None:
+            page = self._read(after)
+        if page.ending is None:
+            self._sparse.judge(page, types)
+        return page
 
     def _read(self, after: int) -> Page:
         mark = self._mark
@@ -208,3 +254,67 @@ class Feed:
             if len(self._pages) > PAGES_KEPT:
                 self._pages.popitem(last=False)
         return page
+
+
+class SparsePages:
+    """The pages of a feed that were read by types, and whose turn it is to have such. Used under the feed's lock."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._pages: OrderedDict[tuple[frozenset[str], int], Page] = OrderedDict()
+        self._rare: set[frozenset[str]] = set()
+
+    def clear(self) -> None:
+        """Drop what was read."""
+        self._pages.clear()
+
+    def page(self, types: frozenset[str], *, after: int, mark: int) -> Page | None:
+        """Return a page by types; None for those that are to have a full one."""
+        if not 0 < len(types) <= TYPES_MERGED_MAX:
+            return None
+        page = kept_page((page for (of, _), page in self._pages.items() if of == types), after)
+        if page is None and types in self._rare:
+            page = self._read(types, after=after, mark=mark)
+        return page
+
+    def judge(self, page: Page, types: frozenset[str]) -> None:
+        """Decide by how much is wanted of a full page whether the next is to be sparse; a part of one says little."""
+        if len(page.items) == PAGE_EVENTS:
+            wanted = sum(item.stored.type in types for item in page.items)
+            if wanted * SPARSE_SHARE < PAGE_EVENTS:
+                self._rare.add(types)
+            else:
+                self._rare.discard(types)
+
+    def _read(self, types: frozenset[str], *, after: int, mark: int) -> Page | None:
+        """Read two statements: the last event that there is, and what is wanted up to there.
+
+        In this order. Should somebody else answer the second one, who has lost what the first was told of, then the
+        page ends at an event that is in no log any more, and no checkpoint moves by it. The other way round it could
+        end at one that is there, and have missed what stands before it.
+        """
+        database = self._log.database
+        with database.quick() as connection:
+            last = database.page(connection, PageQuery(after=after, until=mark, limit=1, backwards=True))
+            if not last:
+                return None
+            ending = last[0]
+            query = PageQuery(after=after, until=ending.position, limit=PAGE_EVENTS, types=tuple(sorted(types)))
+            rows = database.page(connection, query)
+        if len(rows) == PAGE_EVENTS:
+            ending = rows[-1]
+            if ending.position - after < PAGE_EVENTS * SPARSE_SHARE:
+                self._rare.discard(types)
+        page = Page(after=after, items=[*map(FeedItem, rows)], scanned_through=ending.position, ending=ending)
+        self._pages[types, after] = page
+        if len(self._pages) > PAGES_KEPT:
+            self._pages.popitem(last=False)
+        return page
+
+
+def kept_page(pages: Iterable[Page], after: int) -> Page | None:
+    """Return what follows a position, of the first page that has it."""
+    for page in pages:
+        if page.after <= after < page.scanned_through:
+            return page if page.after == after else page.following(after)
+    return None

@@ -20,7 +20,6 @@ from eventlog.subscribers.declaration import Delivery as Mode
 from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.delivery import Delivery
 from eventlog.subscribers.feed import FeedItem, Page
-from eventlog.subscribers.floors import Floors
 from eventlog.subscribers.handing_out import HandingOut
 from eventlog.subscribers.held_back import HeldBack
 from eventlog.subscribers.leases import Lease
@@ -33,6 +32,7 @@ from eventlog.subscribers.retrying import Retrying
 from eventlog.subscribers.runtime import Runtime
 from eventlog.subscribers.seen import Seen
 from eventlog.subscribers.settling import Settling
+from eventlog.subscribers.share import Share
 
 logger = logging.getLogger("eventlog.worker")
 
@@ -61,7 +61,7 @@ class Partition:
         self._runtime = runtime
         self._held_back = HeldBack(runtime.database.tables, subscriber=subscriber.name, partition=number)
         self._outage = Outage(after=subscriber.outage_after)
-        self._floors = Floors()
+        self._share = Share(runtime, subscriber, number)
         self._seen = Seen()
         self._caller = Caller(runtime, subscriber)
         self._settling = Settling(
@@ -209,7 +209,7 @@ class Partition:
         database = self._runtime.database
         with database.reader() as connection:
             self._held_back.load(connection, above=self.lease.progress.position)
-            self._floors.load(connection, database.tables, subscriber=self.subscriber.name)
+            self._share.load(connection)
 
     def _retry_due(self, until: int | None) -> Delivered:
         unfinished, self._unfinished = self._unfinished, []
@@ -248,13 +248,13 @@ class Partition:
 
     def _deliver(self, until: int | None) -> Delivered:
         now = self.reached
-        page = self._runtime.feed.page(after=now, until=until)
+        page = self._share.page(after=now, until=until)
         if page.scanned_through <= now and self.writes_at is not None:
             return self._pass_by(page, None)
         if page.scanned_through <= now or self._runtime.stop.is_set() or not self._may_deliver():
             return Delivered()
         self._seen.read(page, settled=self.lease.progress.position)
-        wanted = self._wanted(page)
+        wanted = self._share.wanted(page)
         due, waits_before = self._not_in_ledger(wanted)
         if self._in_doubt:
             cleared = self._clear_up(due, page, waits_before=waits_before, until=until)
@@ -292,17 +292,6 @@ class Partition:
             " taken on (failures_max): retry or skip them"
         )
         return False
-
-    def _wanted(self, page: Page) -> list[FeedItem]:
-        """The events of a page that have a handler here, and belong to this partition."""
-        find, key = self.subscriber.routes.find, self.subscriber.key
-        wanted = [item for item in page.items if find(item.stored.type) is not None]
-        if self.subscriber.partitions > 1:
-            hash_of, partitions, number = key.hash_of, self.subscriber.partitions, self.number
-            wanted = [item for item in wanted if hash_of(item) % partitions == number]
-        if self._floors.matter_after(page.after):
-            wanted = [item for item in wanted if not self._floors.covers(item.position, key.of(item))]
-        return wanted
 
     def _not_in_ledger(self, wanted: Sequence[FeedItem]) -> tuple[list[FeedItem], int | None]:
         """Leave out events whose entry is open or skipped; stop before the first that is waited at."""
@@ -430,18 +419,17 @@ class Partition:
 
         After a transactional owner's death nothing was announced; its first batch is run one by one, and announced.
         """
+        in_hand = self._all_in_hand(due, page, waits_before=waits_before, until=until)
         if self.subscriber.delivery is Mode.AT_MOST_ONCE:
-            in_doubt = self._all_in_hand(due, page, waits_before=waits_before, until=until)
-            if in_doubt is None:
+            if in_hand is None:
                 return Delivered()
             self._in_doubt, self._alone_through = False, 0
-            return self._leave_to_operator(in_doubt) if in_doubt else None
+            return self._leave_to_operator(in_hand) if in_hand else None
         self._in_doubt = False
-        self._ask_about_keys(due)
-        in_hand = self.lease.progress.in_hand
-        before = [item for item in due if item.position <= in_hand]
+        before = in_hand or [item for item in due if item.position <= self.lease.progress.in_hand]
+        self._ask_about_keys([*due, *before])
         in_doubt = [item for item in before if not self._is_blocked(item)]
-        if len(in_doubt) == 1 and (page.scanned_through >= in_hand or waits_before is not None):
+        if len(in_doubt) == 1 and in_hand is not None:
             self._alone_through = 0
             return self._fail(in_doubt[0], WORKER_DIED, seconds=0.0, passing=before)
         if not in_doubt and due and self.subscriber.delivery is Mode.TRANSACTIONAL:
@@ -452,15 +440,17 @@ class Partition:
         self, due: list[FeedItem], page: Page, *, waits_before: int | None, until: int | None
     ) -> list[FeedItem] | None:
         """Read everything that was announced and is not in the ledger. Who announced it may have read longer pages than
-        we. None while the log cannot be read so far, since the mark may go back for a moment.
+        we, or have passed by others whose rows it had no reason to write. None while the log cannot be read so far,
+        since the mark may go back for a moment.
         """
         in_hand, through = self.lease.progress.in_hand, page.scanned_through
         found = [item for item in due if item.position <= in_hand]
         while through < in_hand and waits_before is None:
-            page = self._runtime.feed.page(after=through, until=until)
+            page = self._share.page(after=through, until=until)
             if page.scanned_through <= through:
                 return None
-            more, waits_before = self._not_in_ledger(self._wanted(page))
+            self._seen.read(page, settled=self.lease.progress.position)
+            more, waits_before = self._not_in_ledger(self._share.wanted(page))
             found += [item for item in more if item.position <= in_hand]
             through = page.scanned_through
         return found

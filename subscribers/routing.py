@@ -20,7 +20,7 @@ import msgspec
 from eventlog.errors import DeclarationError
 from eventlog.event_types import declared_as, declared_for, with_aliases
 from eventlog.events import Recorded
-from eventlog.patterns import check_pattern, covers, overlap, specificity
+from eventlog.patterns import check_pattern, covers, is_exact, overlap, specificity
 from eventlog.subscribers.call_events import CallEvents
 
 HandlerFunction = Callable[..., Any]
@@ -94,6 +94,13 @@ class Routes:
     def patterns(self) -> tuple[str, ...]:
         """All patterns that some handler stands for, and the old names of the types they cover, sorted."""
         return tuple(sorted(with_aliases(self._by_pattern)))
+
+    @property
+    def types(self) -> frozenset[str] | None:
+        """The names of all types that have a handler, old ones too; None where a pattern stands for more than can be
+        told. Asked anew each time: a type may be declared, and an old name of it, after its handler."""
+        patterns = self.patterns
+        return frozenset(patterns) if all(map(is_exact, patterns)) else None
 
     def add(self, handler: Handler) -> None:
         """Add a handler; raise `DeclarationError` if for some type it and another one would be equally specific."""

@@ -8,19 +8,26 @@ stretch of the log that was read for it the last event is the one that was read:
 The last one suffices: while it stands where it was read, nothing can come before it, for a server that has a position
 written down never gives out an earlier one again. And there is one for each page, for one page may have been read
 before the loss, and the next after it.
+
+Of a sparse page the last event before a checkpoint may not be known, but one at or after it is: the next that is
+wanted, or the one that the page ends at. Where that one stands, so does everything before it.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
 
+from eventlog.events import StoredEvent
 from eventlog.subscribers.feed import FeedItem, Page
 
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read at once: after < position <= through. `last` is the id of the last event in it, if there is one."""
+    """What was read at once: after < position <= through. `last` is the id of the last event in it, if there is one.
+
+    In a sparse page it reaches to an event that is known, which may stand after what is asked about.
+    """
 
     after: int
     through: int
@@ -57,9 +64,18 @@ class Seen:
 
 
 def _stretch(page: Page, *, through: int) -> Stretch:
+    if page.ending is not None:
+        known = _known_from(page, through, page.ending)
+        return Stretch(after=page.after, through=max(through, known.position), last=known.id)
     items: Sequence[FeedItem] = page.items
     place = bisect_right(items, through, key=_position)
     return Stretch(after=page.after, through=through, last=items[place - 1].stored.id if place else None)
+
+
+def _known_from(page: Page, position: int, ending: StoredEvent) -> StoredEvent:
+    """Return the first event at or after a position that a sparse page knows."""
+    place = bisect_left(page.items, position, key=_position)
+    return page.items[place].stored if place < len(page.items) else ending
 
 
 def _position(item: FeedItem) -> int:

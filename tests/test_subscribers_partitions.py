@@ -72,7 +72,7 @@ def test_subscribers_whose_key_functions_have_one_name_do_not_share_what_these_f
     runtime.feed.refresh()
     for partition in sorted(app.partitions(runtime), key=lambda one: (one.number, one.subscriber.name)):
         page = runtime.feed.page(after=0)
-        mine = [item.position for item in partition._wanted(page)]
+        mine = [item.position for item in partition._share.wanted(page)]
         found = keys[partition.subscriber.name]
         expected = [p for p in sent if partition_of(found(bench.log.get(p)), partitions=4) == partition.number]
         assert mine == expected
@@ -91,7 +91,7 @@ def test_the_key_of_an_event_is_asked_for_once_by_all_partitions(bench: Bench) -
     runtime = runtime_of(app)
     runtime.feed.refresh()
     for partition in app.partitions(runtime):
-        partition._wanted(runtime.feed.page(after=0))
+        partition._share.wanted(runtime.feed.page(after=0))
 
     assert asked == Counter(sent)
 

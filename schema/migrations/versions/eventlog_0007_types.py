@@ -1,7 +1,7 @@
 """An index on the type of events, in the order of positions: for readers of rare types.
 
-It takes about a second to build for a million events, and nobody appends meanwhile. Who cannot have that makes it before,
-under this name and with `concurrently`: it is left as it is then.
+It takes about a second to build for a million events, and nobody appends meanwhile. Who cannot have that makes it
+before, under this name and with `concurrently`: it is left as it is then.
 
 Revision ID: eventlog_0007
 """
