@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
+from eventlog.subscribers import feed
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.feed import Feed
@@ -178,3 +179,77 @@ def test_holes_and_events_of_others_witness_nothing_wrong(bench: Bench) -> None:
 
     assert reader.calls == [1, 2, 3, 4, 5]
     assert bench.checkpoint("mail").epoch == epoch
+
+
+@pytest.fixture
+def sparse_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages so short that who wants one event in some is given sparse ones."""
+    monkeypatch.setattr(feed, "PAGE_EVENTS", 4)
+    monkeypatch.setattr(feed, "SPARSE_BEHIND_PAGES", 1)
+    monkeypatch.setattr(feed, "SPARSE_SHARE", 2)
+
+
+def passed_sparsely(bench: Bench, reader: Reader) -> int:
+    """Have the reader pass thirty events that it does not want, in sparse pages; return the last that is kept."""
+    bench.log.append(*map(Lost, range(1, 25)))
+    kept = int(bench.log.head())
+    bench.log.append(*map(Lost, range(25, 31)))
+    reader.turns(3)
+    assert any(page.scanned_through > kept for page in reader.feed._sparse._pages.values())
+    assert (reader.partition.reached, bench.position("mail")) == (30, 0)
+    return kept
+
+
+@MODES
+def test_what_a_sparse_page_has_left_out_is_not_passed_when_it_was_lost(
+    bench: Bench, sparse_pages: None, delivery: str
+) -> None:
+    """No event that was wanted is lost, nor any that was read but the last; those in their places are wanted."""
+    reader = Reader(bench, delivery=delivery)
+    kept = passed_sparsely(bench, reader)
+    lose_after(bench, kept)
+    found = send(bench, *range(204, 214))
+
+    reader.turns(12)
+
+    unknown = bench.states("mail")
+    handed = {number for number, at in zip(range(204, 214), found, strict=True) if at not in unknown}
+    assert set(reader.calls) >= handed
+    assert reader.calls[-len(handed) :] == sorted(handed)
+    assert delivery == "at-most-once" or not unknown
+    assert bench.position("mail") == found[-1]
+
+
+def test_a_checkpoint_within_a_sparse_page_is_not_moved_when_what_follows_it_was_lost(
+    bench: Bench, sparse_pages: None
+) -> None:
+    """It is to stand between two events that are wanted: of those, the later one is asked for."""
+    calls: list[int] = []
+    mail = bench.app()
+    declared = mail.subscriber("mail", on_failure="halt")
+    kept = 0
+
+    @declared
+    def send_it(crate: Sent) -> None:
+        calls.append(crate.number)
+        if crate.number == 27:
+            lose_after(bench, kept)
+            send(bench, *range(221, 231))
+            raise ValueError
+
+    mail.register()
+    bench.log.append(*map(Lost, range(1, 20)))
+    send(bench, 20)
+    kept = int(bench.log.head())
+    bench.log.append(*map(Lost, range(21, 27)))
+    send(bench, 27)
+    bench.log.append(*map(Lost, range(28, 35)))
+    runtime = runtime_of(mail)
+    partition = Partition(runtime, declared)
+    for _ in range(12):
+        runtime.feed.refresh()
+        partition.turn()
+
+    assert calls == [20, 27, 20, *range(221, 231)]
+    assert bench.states("mail") == {}
+    assert bench.position("mail") == kept + 10

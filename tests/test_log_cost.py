@@ -117,6 +117,23 @@ QUERIES = {
     "one tag or another one": PageQuery(
         after=0, until=20_001, limit=1_000, matching=(TAGGED, Query(types=["t"], tags=["one:78"]))
     ),
+    "a rare type": PageQuery(after=0, until=20_001, limit=1_000, types=("rare",)),
+    "a rare type, from the middle": PageQuery(after=10_000, until=20_001, limit=1_000, types=("rare",)),
+    "a rare type, backwards": PageQuery(after=0, until=20_001, limit=1_000, types=("rare",), backwards=True),
+    "a rare type of some streams": PageQuery(
+        after=0, until=20_001, limit=1_000, types=("rare",), stream_prefix="fill-7"
+    ),
+    "rare types": PageQuery(after=0, until=20_001, limit=1_000, types=("rare", "scarce", "never")),
+    "rare types, backwards": PageQuery(
+        after=0, until=20_001, limit=1_000, types=("rare", "scarce", "never"), backwards=True
+    ),
+    "rare types as a query": PageQuery(
+        after=0, until=20_001, limit=1_000, matching=(Query(types=["rare", "scarce"]), Query(types=["never"]))
+    ),
+    "a type of nearly all events, the first ten": PageQuery(after=0, until=20_001, limit=10, types=("t",)),
+    "types of nearly all events, the first ten": PageQuery(
+        after=0, until=20_001, limit=10, types=("rare", "t", "scarce")
+    ),
     "a tag, since a time": PageQuery(
         after=0, until=20_001, limit=1_000, matching=(TAGGED,), since=datetime(2020, 1, 1, tzinfo=UTC)
     ),
@@ -124,11 +141,15 @@ QUERIES = {
 
 
 def fill(connection: Connection) -> None:
-    """Twenty thousand events in ten thousand streams, each with a tag of its stream and one that all have."""
+    """Twenty thousand events in ten thousand streams, each with a tag of its stream and one that all have.
+
+    One in a thousand is of a rare type, and one of another.
+    """
     connection.execute(
         text(
             "insert into eventlog.events (id, stream, version, type, data, tags)"
-            " select gen_random_uuid(), 'fill-' || n % 10000, 1 + n / 10000, 't', '1',"
+            " select gen_random_uuid(), 'fill-' || n % 10000, 1 + n / 10000,"
+            " case n % 1000 when 7 then 'rare' when 8 then 'scarce' else 't' end, '1',"
             " array['one:' || n % 10000, 'all']"
             " from generate_series(0, 19999) n"
         )
@@ -191,7 +212,8 @@ def test_a_tag_of_a_sqlite_file_is_read_by_its_index(
 
                 scanned = {step[3].split()[1] for step in plan if step[3].startswith("SCAN")}
                 assert not scanned & {"events", "event_tags", "e", "t0_0", "t0_1", "t1_0"}, plan
-                assert not query.matching or any("(tag=?" in step[3] for step in plan), plan
+                index = "(tag=?" if any(one.tags for one in query.matching) else "(type=?"
+                assert not (query.matching or query.types) or any(index in step[3] for step in plan), plan
 
 
 def test_a_condition_looks_only_at_what_carries_its_first_tag_after_its_position(
