@@ -5,10 +5,12 @@ standby is promoted in `test_faults_failover.py`.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from eventlog.query import PageQuery
 from eventlog.subscribers import feed
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
@@ -196,7 +198,7 @@ def passed_sparsely(bench: Bench, reader: Reader) -> int:
     bench.log.append(*map(Lost, range(25, 31)))
     reader.turns(3)
     assert any(page.scanned_through > kept for page in reader.feed._sparse._pages.values())
-    assert (reader.partition.reached, bench.position("mail")) == (30, 0)
+    assert (reader.partition.reached, bench.position("mail")) == (30, 4)
     return kept
 
 
@@ -253,3 +255,29 @@ def test_a_checkpoint_within_a_sparse_page_is_not_moved_when_what_follows_it_was
     assert calls == [20, 27, 20, *range(221, 231)]
     assert bench.states("mail") == {}
     assert bench.position("mail") == kept + 10
+
+
+def test_a_loss_between_the_statements_that_read_a_sparse_page_is_noticed(
+    bench: Bench, sparse_pages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a pooler another server may answer the second one, and no connection is seen to be lost."""
+    reader = Reader(bench)
+    bench.log.append(*map(Lost, range(1, 25)))
+    kept = int(bench.log.head())
+    bench.log.append(*map(Lost, range(25, 31)))
+    read, found = reader.app.log.database.page, list[int]()
+
+    def losing(connection: Any, query: PageQuery) -> Any:
+        answer = read(connection, query)
+        if not found and (query.types or query.backwards):
+            lose_after(bench, kept)
+            found.extend(send(bench, *range(204, 214)))
+        return answer
+
+    monkeypatch.setattr(reader.app.log.database, "page", losing)
+
+    reader.turns(12)
+
+    assert found
+    assert reader.calls[-10:] == list(range(204, 214))
+    assert bench.position("mail") == found[-1]
