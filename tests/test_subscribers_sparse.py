@@ -54,7 +54,7 @@ WANTED = {
 }
 """What a handler of each kind is to be handed."""
 
-RUNS = st.lists(st.tuples(st.sampled_from(STORED), st.sampled_from([1, 2, 3, 15, 30])), min_size=1, max_size=4)
+RUNS = st.lists(st.tuples(st.sampled_from(STORED), st.sampled_from([1, 2, 12, 30])), min_size=1, max_size=6)
 STEPS = st.one_of(
     st.tuples(st.just("append"), RUNS),
     st.tuples(st.just("append"), RUNS),
@@ -64,7 +64,8 @@ STEPS = st.one_of(
     st.tuples(st.just("turns"), st.integers(1, 6)),
     st.tuples(st.just("another worker"), st.none()),
 )
-DECLARED = st.tuples(st.sets(st.sampled_from(sorted(WANTED)), min_size=1, max_size=2), st.sampled_from([1, 1, 3]))
+KINDS = st.one_of(st.sets(st.sampled_from(["weighed", "b", "never"]), min_size=1), st.just({"b", "pattern"}))
+DECLARED = st.tuples(KINDS, st.sampled_from([1, 1, 3]))
 _numbers = count()
 
 
@@ -228,7 +229,7 @@ def test_every_subscriber_is_handed_what_a_plain_scan_of_the_log_finds(bench: Be
             history.close()
 
     holds()
-    assert min(short_pages["sparse"], short_pages["full"]) > HISTORIES // 3, short_pages
+    assert min(short_pages["sparse"], short_pages["full"]) >= min(10, HISTORIES // 5), short_pages
 
 
 def mail(app: App, calls: list[int], *, fails: Callable[[], None] = lambda: None, **options: Any) -> Subscriber:
