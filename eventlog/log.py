@@ -182,8 +182,8 @@ class EventLog:
         `{"customer.name": "ada"}`).
 
         Lazy: pages of a thousand are fetched as they are needed, no connection is held in between, and what is appended
-        after the first page was fetched is not part of it. Tags and one stream are looked up in an index, the other
-        filters are a scan from `after` on. Raises `UndecodableEventError` at an event that its declared class cannot
+        after the first page was fetched is not part of it. Tags, one stream, and types that are named in full (twenty of
+        them at most) are looked up in an index, the other filters are a scan from `after` on. Raises `UndecodableEventError` at an event that its declared class cannot
         read.
         """
         selection = select(**filters).with_old_names()
