@@ -182,9 +182,9 @@ class EventLog:
         `{"customer.name": "ada"}`).
 
         Lazy: pages of a thousand are fetched as they are needed, no connection is held in between, and what is appended
-        after the first page was fetched is not part of it. Tags, one stream, and types that are named in full (twenty of
-        them at most) are looked up in an index, the other filters are a scan from `after` on. Raises `UndecodableEventError` at an event that its declared class cannot
-        read.
+        after the first page was fetched is not part of it. Tags, one stream, and types that are named in full (twenty
+        at most) are looked up in an index, the other filters are a scan from `after` on. Raises
+        `UndecodableEventError` at an event that its declared class cannot read.
         """
         selection = select(**filters).with_old_names()
         return map(decode, chain.from_iterable(self._pages(selection, after, until, limit, backwards=backwards)))

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from eventlog.errors import RefusedError
 from eventlog.log import EventLog
 from eventlog.schema import table_locks, version
+from eventlog.schema.drift import differences
 from eventlog.schema.migrate import SchemaState, known_revisions, schema_state, upgrade
 from eventlog.schema.revisions import locked_by
 from eventlog.schema.tables import tables
@@ -273,3 +275,31 @@ def test_in_a_tree_of_a_service_an_upgrade_in_vain_says_the_same(engine: Engine,
     assert re.search(rf"FAILED: eventlog.events, .* stayed in use in 1 tries of 0.5 s: pid {pid}", done.out)
     with engine.connect() as connection:
         assert schema_state(connection) is SchemaState.OLDER
+
+
+def test_an_index_that_was_made_beforehand_is_left_as_it_is(engine: Engine) -> None:
+    """As docs/migrations.md advises for a large log: the release before appends while it is made."""
+    index = text("select oid, relfilenode from pg_class where relname = 'events_type'")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("create index concurrently events_type on eventlog.events (type, position)")
+        made = connection.execute(index).one()
+
+    upgrade(engine)
+
+    with engine.connect() as connection:
+        assert connection.execute(index).one() == made
+        assert differences(connection, tables(dialect="postgresql"), schema="eventlog") == []
+
+
+def test_a_log_is_read_while_an_upgrade_keeps_its_writers_out(engine: Engine) -> None:
+    with engine.begin() as connection:
+        insert(connection, "before", 1)
+    with engine.begin() as upgrading:
+        log = tables(dialect="postgresql")
+        table_locks.lock_tables(upgrading, log, {"events", "checkpoints"}, readable={"events"})
+
+        with engine.connect() as reader:
+            reader.execute(text("set lock_timeout = '2s'"))
+            assert reader.scalar(text("select count(*) from eventlog.events")) == 1
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                insert(reader, "meanwhile", 1)
