@@ -169,6 +169,27 @@ def test_a_page_is_read_without_looking_at_the_rest_of_the_log(
             assert looked_at(plan) < 100, plan
 
 
+def test_a_page_of_rare_types_costs_its_own_rows_however_often_it_is_read(
+    log: EventLog, subtests: pytest.Subtests
+) -> None:
+    """A plan that the server keeps is one for any types: it would scan the log, which is right for most of them."""
+    with log.engine.begin() as connection:
+        fill(connection)
+    with log.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("analyze eventlog.events"))
+    fetched = text("select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables where relname = 'events'")
+    rare, times = ("rare", "scarce"), 30
+    for query in (
+        PageQuery(after=0, until=20_001, limit=1_000, types=rare[:1]),
+        PageQuery(after=0, until=20_001, limit=1_000, types=rare),
+        PageQuery(after=0, until=20_001, limit=1_000, matching=(Query(types=rare),)),
+    ):
+        with subtests.test(str(query)), log.engine.begin() as connection:
+            found = sum(len(log.database.page(connection, query)) for _ in range(times))
+            assert found >= 20 * times
+            assert connection.scalar(fetched) <= 3 * found
+
+
 def looked_at(plan: Any) -> int:
     """How many rows the nodes of a plan produced or threw away."""
     if isinstance(plan, list):
@@ -192,7 +213,7 @@ def explained(log: EventLog, query: PageQuery, monkeypatch: pytest.MonkeyPatch, 
     answers: list[Any] = []
     rows = log.database._rows  # type: ignore[attr-defined]  # the statement itself is looked at
 
-    def ask(connection: Connection, sql: str, values: Any) -> list[Any]:
+    def ask(connection: Connection, sql: str, values: Any, **_options: Any) -> list[Any]:
         answers.extend(rows(connection, f"{explain} {sql}", values))
         return []
 
