@@ -187,7 +187,7 @@ def test_a_page_of_rare_types_costs_its_own_rows_however_often_it_is_read(
         with subtests.test(str(query)), log.engine.begin() as connection:
             found = sum(len(log.database.page(connection, query)) for _ in range(times))
             assert found >= 20 * times
-            assert connection.scalar(fetched) <= 3 * found
+            assert connection.scalar(fetched) < 200 * times
 
 
 def looked_at(plan: Any) -> int:
