@@ -85,8 +85,8 @@ class FeedItem(msgspec.Struct, eq=False, gc=False):
 class Page:
     """A stretch of the log: every event with after < position <= scanned_through.
 
-    A sparse one has every event of some types. It ends at an event, of whatever type: `ending`, which is the last one
-    of what was read also where less of it is handed out. A full page has none, it knows all its events.
+    A sparse one has every event of some types, and no other. Its `ending` is the last event of the log, of whatever
+    type, when it was read, at or after what it reaches to. A full page has none, it knows all its events.
     """
 
     __slots__ = ("after", "ending", "items", "scanned_through")
@@ -290,22 +290,21 @@ class SparsePages:
         """Read two statements: the last event that there is, and what is wanted up to there.
 
         In this order. Should somebody else answer the second one, who has lost what the first was told of, then the
-        page ends at an event that is in no log any more, and no checkpoint moves by it. The other way round it could
-        end at one that is there, and have missed what stands before it.
+        page's ending is in no log any more, and no checkpoint moves by it. The other way round it could be one that is
+        there, and the page have missed what stands before it.
         """
         database = self._log.database
         with database.quick() as connection:
             last = database.page(connection, PageQuery(after=after, until=mark, limit=1, backwards=True))
             if not last:
                 return None
-            ending = last[0]
+            (ending,) = last
             query = PageQuery(after=after, until=ending.position, limit=PAGE_EVENTS, types=tuple(sorted(types)))
             rows = database.page(connection, query)
-        if len(rows) == PAGE_EVENTS:
-            ending = rows[-1]
-            if ending.position - after < PAGE_EVENTS * SPARSE_SHARE:
-                self._rare.discard(types)
-        page = Page(after=after, items=[*map(FeedItem, rows)], scanned_through=ending.position, ending=ending)
+        through = rows[-1].position if len(rows) == PAGE_EVENTS else ending.position
+        if len(rows) * SPARSE_SHARE > through - after:
+            self._rare.discard(types)
+        page = Page(after=after, items=[*map(FeedItem, rows)], scanned_through=through, ending=ending)
         self._pages[types, after] = page
         if len(self._pages) > PAGES_KEPT:
             self._pages.popitem(last=False)

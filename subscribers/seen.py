@@ -9,27 +9,26 @@ The last one suffices: while it stands where it was read, nothing can come befor
 written down never gives out an earlier one again. And there is one for each page, for one page may have been read
 before the loss, and the next after it.
 
-Of a sparse page the last event before a checkpoint may not be known, but one at or after it is: the next that is
-wanted, or the one that the page ends at. Where that one stands, so does everything before it.
+Of a sparse page the last event before a checkpoint is not known. Its witness, for each checkpoint within it, is the
+last event that there was when it was read: while that one stands, so does everything before it.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
 
-from eventlog.events import StoredEvent
 from eventlog.subscribers.feed import FeedItem, Page
 
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read at once: after < position <= through. `last` is the id of the last event in it, if there is one.
-
-    In a sparse page it reaches to an event that is known, which may stand after what is asked about.
+    """What was read at once, and is relied on up to `reached`: of the events with after < position <= through the last
+    one has the id `last`, if there is one. In a sparse page that one may stand far after what is relied on.
     """
 
     after: int
+    reached: int
     through: int
     last: UUID | None
 
@@ -51,31 +50,26 @@ class Seen:
         What is at or below `settled`, the checkpoint, needs no witness any more.
         """
         if self._page is not None and page.after > self._page.after:
-            self._earlier.append(_stretch(self._page, through=page.after))
-        self._earlier = [one for one in self._earlier if one.through > settled]
+            self._earlier.append(_stretch(self._page, reached=page.after))
+        self._earlier = [one for one in self._earlier if one.reached > settled]
         self._page = page
 
     def witnesses(self, *, above: int, through: int) -> tuple[Stretch, ...]:
         """Return what was read above one position and at or below another."""
         if self._page is None:
             return ()
-        stretches = (*self._earlier, _stretch(self._page, through=through))
-        return tuple(one for one in stretches if one.through > max(one.after, above))
+        stretches = (*self._earlier, _stretch(self._page, reached=through))
+        return tuple(one for one in stretches if one.reached > max(one.after, above))
 
 
-def _stretch(page: Page, *, through: int) -> Stretch:
+def _stretch(page: Page, *, reached: int) -> Stretch:
     if page.ending is not None:
-        known = _known_from(page, through, page.ending)
-        return Stretch(after=page.after, through=max(through, known.position), last=known.id)
+        through = max(reached, page.ending.position)
+        return Stretch(after=page.after, reached=reached, through=through, last=page.ending.id)
     items: Sequence[FeedItem] = page.items
-    place = bisect_right(items, through, key=_position)
-    return Stretch(after=page.after, through=through, last=items[place - 1].stored.id if place else None)
-
-
-def _known_from(page: Page, position: int, ending: StoredEvent) -> StoredEvent:
-    """Return the first event at or after a position that a sparse page knows."""
-    place = bisect_left(page.items, position, key=_position)
-    return page.items[place].stored if place < len(page.items) else ending
+    place = bisect_right(items, reached, key=_position)
+    last = items[place - 1].stored.id if place else None
+    return Stretch(after=page.after, reached=reached, through=reached, last=last)
 
 
 def _position(item: FeedItem) -> int:

@@ -16,6 +16,7 @@ from tests.models.locks import Locks
 from tests.models.mark import Mark
 from tests.models.repartition import Repartition
 from tests.models.replay import Replay
+from tests.models.witnesses import Witnesses
 
 MODELS: dict[str, type[Model[Any]]] = {
     one.name: one
@@ -24,6 +25,7 @@ MODELS: dict[str, type[Model[Any]]] = {
         Decisions,
         Doorbell,
         Fence,
+        Witnesses,
         Locks,
         Delivery,
         Ledger,
