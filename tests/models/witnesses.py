@@ -16,7 +16,6 @@ from typing import ClassVar, NamedTuple
 
 from tests.models.explorer import Breach, Model, Removal
 
-
 PAGE_EVENTS = 1
 """So many that are wanted a sparse page holds: it may end before its ending."""
 
