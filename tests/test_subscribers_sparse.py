@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
@@ -66,6 +66,8 @@ STEPS = st.one_of(
 )
 KINDS = st.one_of(st.sets(st.sampled_from(["weighed", "b", "never"]), min_size=1), st.just({"b", "pattern"}))
 DECLARED = st.tuples(KINDS, st.sampled_from([1, 1, 3]))
+ALTERNATING = [("sparse.c", 30), ("sparse.b", 20), ("sparse.d", 60), ("sparse.measured", 1), ("other.e", 30)]
+"""Of these some pages are sparse for certain, and some are full."""
 _numbers = count()
 
 
@@ -219,6 +221,7 @@ def play(history: History, steps: list[tuple[str, Any]]) -> None:
 
 def test_every_subscriber_is_handed_what_a_plain_scan_of_the_log_finds(bench: Bench, short_pages: Counter[str]) -> None:
     @settings(max_examples=HISTORIES, deadline=None, suppress_health_check=list(HealthCheck))
+    @example(declared=[({"b"}, 1), ({"weighed", "b"}, 3)], steps=[("append", ALTERNATING), ("turns", 6)])
     @given(declared=st.lists(DECLARED, min_size=1, max_size=3), steps=st.lists(STEPS, min_size=2, max_size=14))
     def holds(declared: list[tuple[set[str], int]], steps: list[tuple[str, Any]]) -> None:
         history = History(bench, declared)
@@ -229,7 +232,7 @@ def test_every_subscriber_is_handed_what_a_plain_scan_of_the_log_finds(bench: Be
             history.close()
 
     holds()
-    assert min(short_pages["sparse"], short_pages["full"]) >= min(10, HISTORIES // 5), short_pages
+    assert min(short_pages["sparse"], short_pages["full"]) >= 3, short_pages
 
 
 def mail(app: App, calls: list[int], *, fails: Callable[[], None] = lambda: None, **options: Any) -> Subscriber:
