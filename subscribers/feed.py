@@ -7,9 +7,9 @@ Who wants few types, and is far behind, is given sparse pages: read by the index
 none of what lies between. Nothing is skipped by that: at or below the mark everything has appeared, so whatever a
 statement does not find there by type is not there.
 
-Nothing here outlives a lost connection, whoever has lost it, nor
-an error of the database: after a crash or a failover, or when a log is put back to a copy of it, what was read may be
-gone, and its positions given out again. `Seen` is the second guard, for what somebody has in hand by then.
+Nothing here outlives a lost connection, whoever has lost it, nor an error of the database: after a crash or a failover,
+or when a log is put back to a copy of it, what was read may be gone, and its positions given out again. `Seen` is the
+second guard, for what somebody has in hand by then.
 """
 
 import threading
