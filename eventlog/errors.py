@@ -50,7 +50,7 @@ class RefusedError(UsageError):
 
 
 class RestoredLogError(RefusedError):
-    """The log no longer has the event that a checkpoint in another database stands at."""
+    """A checkpoint stands beyond the log, or at an event that the log no longer has."""
 
     code = "restored_log"
 
