@@ -32,6 +32,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("status_command:status", "Show how far everything is, and what failed."),
         "check": ("check_command:check", "Check lag, age and failures, for a monitoring system."),
         "doctor": ("doctor_command:doctor", "Examine the log: what is wrong with it, and what to do."),
+        "verify": ("verify_command:verify", "Hold the log and its subscribers against what they promise."),
         "subscribers": ("subscriber_commands:subscribers", "List the registered subscribers."),
         "register": ("subscriber_commands:register", "Register the subscribers of an app."),
         "run": ("run_command:run", "Run the handlers of an app."),

@@ -2,8 +2,8 @@
 
 A copy of one database has events and checkpoints as they were at one moment. They come apart where only some of the
 tables are put back, and where a projection's rows are in another database than the log. The events of today would then
-be taken for those that are gone, and passed by. Beside the log a checkpoint is ahead when it is above the head. Elsewhere
-it keeps the id of the event that it stands at, which also tells of a log that has grown past it again.
+be taken for those that are gone, and passed by. Beside the log a checkpoint is ahead when it is above the head.
+Elsewhere it keeps the id of the event that it stands at, which also tells of a log that has grown past it again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,8 @@ ASKED_AT_ONCE = 500
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
     """A subscriber one of whose checkpoints is at an event that the log does not have; its head is at `head`.
 
-    `event_id` is the event it was, where the checkpoint keeps that; `elsewhere`, whether its rows are in another database.
+    `event_id` is the event it was, where the checkpoint keeps that; `elsewhere` is whether its rows are in another
+    database than the log.
     """
 
     subscriber: str
@@ -35,12 +36,12 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
         stands = f"{self.subscriber} stands at {self.position:,}"
         if self.position > self.head:
             return (
-                f"{stands}, beyond the head {self.head:,}: the log was restored to an earlier point, and events that come"
-                f" up to {self.position:,} would be passed by"
+                f"{stands}, beyond the head {self.head:,}: the log was restored to an earlier point, and events that"
+                f" come up to {self.position:,} would be passed by"
             )
         return (
-            f"{stands}, at event {self.event_id}, and the log has another one there: it was restored to an earlier point,"
-            " or is another log"
+            f"{stands}, at event {self.event_id}, and the log has another one there: it was restored to an earlier"
+            " point, or is another log"
         )
 
     @property
@@ -48,8 +49,8 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
         """What brings it back: a projection is made anew, an effect goes on at the end of the log."""
         name = self.subscriber.partition("@")[0]
         if self.elsewhere:
-            back = f"`eventlog rewind {name} --to-start --app module:app`, then `eventlog resume {name} --app module:app`"
-            return f"make it anew: {back} if it was paused"
+            back = f"`eventlog rewind {name} --to-start --app module:app`"
+            return f"make it anew: {back}, then `eventlog resume {name} --app module:app` if it was paused"
         if self.kind == "projection":
             back = f"`eventlog rebuild {name} --app module:app`"
         else:
@@ -60,8 +61,8 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
 def ahead_of_log(connection: Connection, database: Database) -> list[Ahead]:
     """Find the checkpoints in a database that stand beyond the log they follow, the farthest of each subscriber.
 
-    Where the log is elsewhere it must be known (`database.follows`): of others nothing can be told. Two queries, and one
-    of the log for each five hundred checkpoints.
+    Where the log is elsewhere it must be known (`database.follows`): of others nothing can be told. Two queries, and
+    one of the log for each five hundred checkpoints.
     """
     with events_of(database, connection) as (log, there):
         head = log.head(there)

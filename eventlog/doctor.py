@@ -63,11 +63,15 @@ def examine(database: Database, *, listen_url: str | None = None, quick_check: b
         yield from _found(database, examination)
 
 
+def examine_structure(database: Database) -> Iterator[Finding]:
+    """Examine what keeps the log's events as they are: revision, tables, indexes and triggers, and the positions."""
+    for examination in _of_structure(database):
+        yield from _found(database, examination)
+
+
 def _examinations(database: Database, *, listen_url: str | None, quick_check: bool) -> list[Examined]:
     common = [
-        Examined(name="schema", make=lambda connection: _schema(connection, database)),
-        Examined(name="tables", make=lambda connection: _tables(connection, database)),
-        Examined(name="positions", make=lambda connection: _positions(connection, database)),
+        *_of_structure(database),
         Examined(name="checkpoints", make=lambda connection: _checkpoints(connection, database)),
     ]
     if database.engine.dialect.name == "postgresql":
@@ -77,6 +81,14 @@ def _examinations(database: Database, *, listen_url: str | None, quick_check: bo
     from eventlog.sqlite_doctor import examinations as of_file
 
     return [*common, *of_file(database, quick_check=quick_check)]
+
+
+def _of_structure(database: Database) -> list[Examined]:
+    return [
+        Examined(name="schema", make=lambda connection: _schema(connection, database)),
+        Examined(name="tables", make=lambda connection: _tables(connection, database)),
+        Examined(name="positions", make=lambda connection: _positions(connection, database)),
+    ]
 
 
 def _found(database: Database, examination: Examined) -> Iterator[Finding]:

@@ -153,6 +153,12 @@ class CheckFailedError(EventLogError):
     code = "check_failed"
 
 
+class DamagedRowError(EventLogError):
+    """A row of the log's own tables holds what this release cannot read: changed by hand, or written by another one."""
+
+    code = "damaged_row"
+
+
 class DatabaseError(EventLogError):
     """The database cannot be used as it is."""
 

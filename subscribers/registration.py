@@ -337,7 +337,11 @@ def _bring_up(
             action="register",
             subscriber=row.name,
             before={"patterns": stored.patterns, "delivery": stored.delivery},
-            after={"patterns": code.patterns, "delivery": code.delivery},
+            after={
+                "patterns": code.patterns,
+                "delivery": code.delivery,
+                "positions": _places(connection, database, row.name),
+            },
         ),
     )
     return Registration.EXTENDED if _extends(code, stored) else Registration.CHANGED
@@ -392,6 +396,13 @@ def _refuse_apart(connection: Connection, database: Database, row: SubscriberRow
             f" partitions stand apart, from {min(places):,} to {max(places):,}",
             remedy="let workers with the old code come to the end of the log, stop them, and register it then",
         )
+
+
+def _places(connection: Connection, database: Database, name: str) -> list[int]:
+    """Where the partitions stand, in their order: types that are taken on begin there."""
+    table = database.tables.checkpoints
+    mine = select(table.c.position).where(table.c.subscriber == name).order_by(table.c.partition)
+    return list(connection.scalars(mine))
 
 
 def _extends(code: Declaration, stored: Declaration) -> bool:
