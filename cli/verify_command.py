@@ -72,14 +72,14 @@ class Accounted(msgspec.Struct, frozen=True, kw_only=True):
 def verify(names: tuple[str, ...], the_log: bool, everything: bool) -> int:
     """Hold the log and its subscribers against what they promise.
 
-    Without a name the log: every position, id and version once, no hole in any stream, documents that can be read, tags
-    that are found, and what keeps it so in place. Of a subscriber every position from where it began to its checkpoint:
-    handled, in its ledger, passed over by an operator, of other types, or never used, and nothing else; its ledger,
-    entry by entry; and whether it stands beyond a log that was restored to an earlier point. With --app also those
-    whose rows are in another database, and partitions that go by something else than the stream.
+    Without a name the log: every position, id and version once, no hole in any stream, documents that can be read,
+    tags that are found, and what keeps it so in place. Of a subscriber every position from where it began to its
+    checkpoint: handled, in its ledger, passed over by an operator, of other types, or never used, and nothing else; its
+    ledger, entry by entry; and whether it stands beyond a log that was restored to an earlier point. With --app also
+    those whose rows are in another database, and partitions that go by something else than the stream.
 
-    Nothing is changed, and nothing has to be stopped; the log is read from end to end. What is handled leaves no row, so
-    it is what is left when everything else is accounted for, up to the highest position that was ever handed out.
+    Nothing is changed, and nothing has to be stopped; the log is read from end to end. What is handled leaves no row,
+    so it is what is left when everything else is accounted for, up to the highest position that was ever handed out.
     Exit code 4 when something does not hold, 3 for a name that is not registered.
 
     \b
