@@ -85,7 +85,7 @@ def verify(names: tuple[str, ...], the_log: bool, everything: bool) -> int:
     \b
       eventlog verify
       eventlog verify mail board
-      eventlog verify --all -o json | jq '.findings[] | select(.status == "wrong")'
+      eventlog verify --all --output json | jq .subscribers
     """
     settings = read_settings()
     if everything and names:
