@@ -158,9 +158,18 @@ def _run(given: list[str]) -> int:
         return errors.of_ours(error)
     except _PipeClosedError:
         raise
+    except UnicodeEncodeError as error:
+        if all(_is_text(word) for word in given):
+            return errors.of_bug(error)
+        return errors.of_usage(click.UsageError("An argument is not text: it has bytes that are not UTF-8."))
     except Exception as error:
         return errors.of_bug(error)
     return result if isinstance(result, int) else Exit.OK
+
+
+def _is_text(word: str) -> bool:
+    """Bytes that the system could not decode stand in a word as surrogates, which nothing can write."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _wants_json(given: Sequence[str]) -> bool:
