@@ -95,7 +95,7 @@ def _audited(
     found = [*_of_rows(connection, database, row, places), *_of_ahead(ahead)]
     accounts: tuple[Account, ...] = ()
     entries = 0
-    if len(places) == row.declaration.partitions:
+    if [one.partition for one in places] == list(range(row.declaration.partitions)):
         with events_of(database, connection) as (log, there):
             accounting = Accounting(
                 connection,

@@ -88,7 +88,7 @@ def decode_declaration(text: str) -> Declaration:
     """Read a declaration kept in the database. Raises `DamagedRowError`."""
     try:
         return msgspec.json.decode(text, type=Declaration)
-    except (msgspec.MsgspecError, UnicodeError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise DamagedRowError(
             f"a subscriber's declaration cannot be read: {error}; it is {str(text)[:200]!r}",
             remedy="`eventlog verify --all` names the subscriber; put its row in the table of subscribers back from a"

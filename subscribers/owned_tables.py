@@ -195,7 +195,7 @@ def _table_shape(table: Table, dialect: Dialect) -> TableShape:
 def _shape(text: str | None) -> Shape:
     try:
         return _read_shape(text or "{}")
-    except (msgspec.MsgspecError, UnicodeError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise DamagedRowError(
             f"the shape that a projection's tables were registered with cannot be read: {error}; it is {text!r:.200}",
             remedy="it was changed by hand, or registered by a build before the first release: `eventlog rebuild NAME"

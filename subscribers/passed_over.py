@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, select
 
-from eventlog.errors import DamagedRowError
+from eventlog.damage import readable
 from eventlog.schema.tables import Tables
 from eventlog.subscribers.keys import partition_of
 
@@ -59,13 +59,8 @@ def read_history(connection: Connection, tables: Tables, name: str) -> History:
     told = _Told()
     rows = _rows(connection, tables, name)
     for row in rows:
-        try:
+        with readable(f"operation {row.id}, a {row.action} of {name!r},"):
             told.tell(row.id, row.action, msgspec.json.decode(row.before), msgspec.json.decode(row.after))
-        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise DamagedRowError(
-                f"operation {row.id}, a {row.action} of {name!r}, cannot be read: {error}",
-                remedy="what was passed over is not known then; restore the table of operations from a backup",
-            ) from error
     return History(spans=tuple(told.spans), since=told.since, exchanged=told.exchanged)
 
 
@@ -94,10 +89,8 @@ def _rows(connection: Connection, tables: Tables, name: str) -> list[Any]:
 
 
 def _name_before(row: Any) -> str:
-    try:
+    with readable(f"operation {row.id}"):
         return str(msgspec.json.decode(row.before)["name"])
-    except (msgspec.MsgspecError, KeyError, TypeError):
-        return ""
 
 
 class _Told:
