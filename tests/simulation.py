@@ -394,6 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failures += 1
                 sys.stdout.write("".join(traceback.format_exception(failed)[-3:]))
                 sys.stdout.write(f"again: python -m tests.simulation --seed {seed}\n")
+                sys.stdout.flush()
     sys.stdout.write(f"{asked.schedules} schedules, {failures} failed\n")
     return 1 if failures else 0
 
