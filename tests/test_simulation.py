@@ -1,4 +1,4 @@
-"""The simulation: some seeds of it, so many with `EVENTLOG_SOAK=N` in the environment; and that a seed is a schedule."""
+"""The simulation: some seeds of it, with `EVENTLOG_SOAK=N` in the environment so many; and a seed is a schedule."""
 
 import os
 import shutil
