@@ -49,7 +49,10 @@ Step = tuple[str, tuple[Any, ...]]
 
 
 class World(Protocol):
-    """What a schedule is run on."""
+    """What a schedule is run on; `setup` says what was drawn for it."""
+
+    @property
+    def setup(self) -> str: ...
 
     def draw(self, rng: Random) -> Step:
         """Choose what happens next."""
@@ -335,9 +338,9 @@ class Schedule:
         file = folder / f"{seed}.db"
         shutil.copyfile(template, file)
         self._file = file
-        world = self._rng.choice([Deliveries, Deliveries, Rebuilds])
-        self._world: World = world(f"sqlite:///{file}", self._rng)
-        self.lines = [f"seed {seed}, {getattr(self._world, 'setup', '')}"]
+        worlds: list[Callable[[str, Random], World]] = [Deliveries, Deliveries, Rebuilds]
+        self._world = self._rng.choice(worlds)(f"sqlite:///{file}", self._rng)
+        self.lines = [f"seed {seed}, {self._world.setup}"]
 
     def run(self, *, steps: int = STEPS) -> BaseException | None:
         """Run it to its end, and return what did not hold."""
