@@ -136,7 +136,7 @@ DAMAGES = {
         of="mail",
         check="rows",
         said="a register of 'mail', cannot be read: 'patterns'",
-        remedy="restore the table of operations",
+        remedy="put it back from a backup",
     ),
     "a projection's table that is gone": Damage(
         sql="drop table applied",
