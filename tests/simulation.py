@@ -302,6 +302,7 @@ class Rebuilds:
             self.run.append(list(given))
             return
         what, left, committed = given
+        before = self.bench.position(self.run.name)
         try:
             with self.deaths.within(left, committed=committed):
                 self.run.do(name, what)
@@ -311,6 +312,8 @@ class Rebuilds:
         for rebuild in self.run.running():
             self.bench.expire_lease(rebuild.shadow)
         assert len(self.run.running()) <= 1
+        if name == "finish":
+            assert self.bench.position(self.run.name) >= before, "what was taken into use is older than what was there"
 
     def stands(self) -> object:
         checkpoint = self.bench.position(self.run.name)
