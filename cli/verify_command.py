@@ -185,14 +185,24 @@ def _document(audited: LogAudit | None, audits: Sequence[Audit], told: Sequence[
 
 def _show(audited: LogAudit | None, audits: Sequence[Audit], told: Sequence[Told]) -> None:
     if audited is not None:
-        show(_log_line(audited.account))
+        _show_wrapped(_log_line(audited.account))
         _show_findings(None, told)
     for one in audits:
         for account in one.accounts:
-            show(_account_line(one.name, account))
+            _show_wrapped(_account_line(one.name, account))
         _show_findings(one.name, told)
     wrong = sum(one.status is FindingStatus.WRONG for one in told)
     say("Everything holds." if not wrong else f"{counted(wrong, 'thing')} {'does' if wrong == 1 else 'do'} not hold.")
+
+
+def _show_wrapped(text: str) -> None:
+    """On a terminal a line is broken between its words."""
+    for line in textwrap.wrap(printable(text), _wide(), subsequent_indent="    "):
+        show(line)
+
+
+def _wide() -> int:
+    return max(60, width()) if is_terminal() else 10_000
 
 
 def _log_line(account: LogAccount) -> str:
@@ -220,8 +230,7 @@ def _show_findings(subscriber: str | None, told: Sequence[Told]) -> None:
 
 def _lines(one: Told) -> Iterator[str]:
     begin = f"  {_MARKS[one.status]:<6}{one.check:<15} "
-    wide = max(60, width()) if is_terminal() else 10_000
-    rest = " " * len(begin)
+    wide, rest = _wide(), " " * len(begin)
     yield from textwrap.wrap(printable(one.said), wide, initial_indent=begin, subsequent_indent=rest)
     if one.remedy:
         arrow = f"{rest}-> "
