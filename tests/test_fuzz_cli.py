@@ -24,7 +24,7 @@ from eventlog.cli.exits import Exit
 from eventlog.cli.main import eventlog
 from tests.cli_support import Ran, Shop
 
-EXAMPLES = {"sqlite": int(os.environ.get("EVENTLOG_SOAK", "100")), "postgresql": 25}
+EXAMPLES = {"sqlite": int(os.environ.get("EVENTLOG_SOAK", "80")), "postgresql": 20}
 if "EVENTLOG_SOAK" in os.environ:
     EXAMPLES["postgresql"] = EXAMPLES["sqlite"] // 5
 

@@ -24,7 +24,7 @@ from tests.cli_support import Shop
 from tests.damage import lay_bare, tampering
 from tests.log_support import opened
 
-EXAMPLES = {"sqlite": int(os.environ.get("EVENTLOG_SOAK", "20")), "postgresql": 10}
+EXAMPLES = {"sqlite": int(os.environ.get("EVENTLOG_SOAK", "14")), "postgresql": 7}
 if "EVENTLOG_SOAK" in os.environ:
     EXAMPLES["postgresql"] = EXAMPLES["sqlite"] // 3
 
