@@ -28,6 +28,9 @@ EXAMPLES = {"sqlite": int(os.environ.get("EVENTLOG_SOAK", "80")), "postgresql": 
 if "EVENTLOG_SOAK" in os.environ:
     EXAMPLES["postgresql"] = EXAMPLES["sqlite"] // 5
 
+ENOUGH = 500
+"""After so many, commands must have been done, refused, and told of what is not there."""
+
 ENDLESS = {"follow", "interval", "wait", "metrics", "metrics_port", "processes", "listen_url", "health_file"}
 """Parameters that make a command run on, or start a server."""
 
@@ -207,7 +210,8 @@ def test_any_arguments_are_done_or_refused_with_an_error_of_ours(shop: Shop) -> 
 
     run()
     fuzzed.engine.dispose()
-    assert codes >= {Exit.OK, Exit.REFUSED}, "these words have called nothing"
+    if EXAMPLES[database] >= ENOUGH:
+        assert codes >= {Exit.OK, Exit.REFUSED, Exit.NOT_FOUND}, "these words have called nothing"
 
 
 @pytest.mark.parametrize("name", sorted({" ".join(path) for path, _ in COMMANDS}))
