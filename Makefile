@@ -36,7 +36,7 @@ test: $(READY)  ## run the tests on SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 LONG_FORMS := $(addprefix tests/test_,subscribers_state_machine.py subscribers_sparse.py projections_rebuild_equals.py \
-	log_properties.py models.py crash_matrix.py benchmarks.py)
+	log_properties.py models.py crash_matrix.py benchmarks.py fuzz_cli.py fuzz_rows.py simulation.py)
 
 soak: $(READY)  ## many random histories of subscribers, kills at every point, faults for an hour
 	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 $(LONG_FORMS) $(wildcard tests/test_faults_*.py)

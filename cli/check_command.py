@@ -17,7 +17,7 @@ from eventlog.nearest import did_you_mean
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers.status import Status, SubscriberStatus, read_status_of
 
-NEVER_WELL = ("halted", "outage")
+NEVER_WELL = ("halted", "outage", "ahead")
 """The states that no limit allows: nothing goes on until somebody acts, or a partner comes back."""
 
 
@@ -49,9 +49,10 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 def check(names: tuple[str, ...], max_lag: int | None, max_age: str | None, max_failed: int | None) -> int:
     """Check lag, age and failures, for a monitoring system.
 
-    Of all subscribers, or those that are named. One that is halted or in an outage never holds. Age also counts what an
-    open transaction keeps from being read. Prints one line, with performance data behind the bar; exit code 0 when
-    everything holds, 4 when something does not, 5 when the database does not answer or has no log.
+    Of all subscribers, or those that are named. One that is halted, in an outage or ahead of the log never
+    holds. Age also counts what an open transaction keeps from being read. Prints one line, with performance data behind
+    the bar; exit code 0 when everything holds, 4 when something does not, 5 when the database does not answer or has no
+    log.
 
     \b
       eventlog check --max-lag 1000 --max-age 5m --max-failed 0
@@ -115,6 +116,8 @@ def _shown(what: str, value: float) -> str:
 def _state(one: SubscriberStatus) -> str:
     if one.state == "halted" and one.last_error is not None:
         return f"halted at event {number(one.last_error.position)}"
+    if one.state == "ahead":
+        return "ahead of the log, which was restored to an earlier point"
     return f"in an outage of {one.outage_handler}" if one.state == "outage" else one.state
 
 

@@ -32,6 +32,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("status_command:status", "Show how far everything is, and what failed."),
         "check": ("check_command:check", "Check lag, age and failures, for a monitoring system."),
         "doctor": ("doctor_command:doctor", "Examine the log: what is wrong with it, and what to do."),
+        "verify": ("verify_command:verify", "Hold the log and its subscribers against what they promise."),
         "subscribers": ("subscriber_commands:subscribers", "List the registered subscribers."),
         "register": ("subscriber_commands:register", "Register the subscribers of an app."),
         "run": ("run_command:run", "Run the handlers of an app."),
@@ -157,9 +158,18 @@ def _run(given: list[str]) -> int:
         return errors.of_ours(error)
     except _PipeClosedError:
         raise
+    except UnicodeEncodeError as error:
+        if all(_is_text(word) for word in given):
+            return errors.of_bug(error)
+        return errors.of_usage(click.UsageError("An argument is not text: it has bytes that are not UTF-8."))
     except Exception as error:
         return errors.of_bug(error)
     return result if isinstance(result, int) else Exit.OK
+
+
+def _is_text(word: str) -> bool:
+    """Bytes that the system could not decode stand in a word as surrogates, which nothing can write."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _wants_json(given: Sequence[str]) -> bool:

@@ -99,7 +99,10 @@ def since(text: str) -> datetime:
 
 def seconds(text: str, *, option: str) -> float:
     """Read a duration: `90s`, `15m`, `2h`, `1h30m`. Raises `UsageError`."""
-    length = _length(text)
+    try:
+        length = _length(text)
+    except OverflowError:
+        length = None
     if length is None:
         raise UsageError(f"{option} {text!r} is no duration", remedy="write 90s, 15m, 2h or 1d")
     return length.total_seconds()

@@ -89,6 +89,12 @@ def _say_what_next(found: Status) -> None:
     for name in halted:
         say(f"{name} is halted at a failure: `eventlog failures {name}` shows it, `eventlog retry {name}` tries again")
     for one in found.subscribers:
+        if one.ahead:
+            app = " --app ..." if one.log is not None else ""
+            say(
+                f"{one.name} is ahead of the log, which was restored to an earlier point; nothing is delivered to it:"
+                f" `eventlog verify {one.name}{app}` tells what to do"
+            )
         if one.state == "outage":
             say(
                 f"{one.name}: {one.outage_handler} has failed at everything since {moment(one.outage_since)}; it is"

@@ -21,7 +21,7 @@ _LEFT_OUT: tuple[tuple[str, ...], ...] = (
 """Of the columns: what is left out where there is no room, the least of it."""
 
 _FAILURES_WIDTH = 12
-_NEEDS_SOMEBODY = ("halted", "outage", "paused")
+_NEEDS_SOMEBODY = ("ahead", "halted", "outage", "paused")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
+from eventlog.ahead import ahead_of_log
 from eventlog.database import Database
 from eventlog.errors import DatabaseError, EventLogError, PermissionDeniedError
 from eventlog.schema.drift import Difference, DifferenceKind, differences
@@ -62,11 +63,15 @@ def examine(database: Database, *, listen_url: str | None = None, quick_check: b
         yield from _found(database, examination)
 
 
+def examine_structure(database: Database) -> Iterator[Finding]:
+    """Examine what keeps the log's events as they are: revision, tables, indexes and triggers, and the positions."""
+    for examination in _of_structure(database):
+        yield from _found(database, examination)
+
+
 def _examinations(database: Database, *, listen_url: str | None, quick_check: bool) -> list[Examined]:
     common = [
-        Examined(name="schema", make=lambda connection: _schema(connection, database)),
-        Examined(name="tables", make=lambda connection: _tables(connection, database)),
-        Examined(name="positions", make=lambda connection: _positions(connection, database)),
+        *_of_structure(database),
         Examined(name="checkpoints", make=lambda connection: _checkpoints(connection, database)),
     ]
     if database.engine.dialect.name == "postgresql":
@@ -76,6 +81,14 @@ def _examinations(database: Database, *, listen_url: str | None, quick_check: bo
     from eventlog.sqlite_doctor import examinations as of_file
 
     return [*common, *of_file(database, quick_check=quick_check)]
+
+
+def _of_structure(database: Database) -> list[Examined]:
+    return [
+        Examined(name="schema", make=lambda connection: _schema(connection, database)),
+        Examined(name="tables", make=lambda connection: _tables(connection, database)),
+        Examined(name="positions", make=lambda connection: _positions(connection, database)),
+    ]
 
 
 def _found(database: Database, examination: Examined) -> Iterator[Finding]:
@@ -152,24 +165,9 @@ def _positions(connection: Connection, database: Database) -> Iterator[Finding]:
 
 
 def _checkpoints(connection: Connection, database: Database) -> Iterator[Finding]:
-    """A checkpoint beyond the head: events that come there are taken for done."""
-    if database.follows is not None:
-        return
-    table, subscribers = database.tables.checkpoints, database.tables.subscribers
-    head = database.head(connection)
-    beyond = connection.execute(
-        select(subscribers.c.name, subscribers.c.kind, func.max(table.c.position))
-        .join(table, table.c.subscriber == subscribers.c.name)
-        .where(table.c.position > head)
-        .group_by(subscribers.c.name, subscribers.c.kind)
-    ).all()
-    for name, kind, position in beyond:
-        back = f"rebuild {name} --app ..." if kind == "projection" else f"rewind {name} --from {head + 1} --resend"
-        yield wrong(
-            "checkpoints",
-            f"{name} stands at {position:,}, beyond the head {head:,}: the log was restored to an earlier point, and"
-            f" events that come up to {position:,} would be passed by",
-            remedy=f"before anything is appended: eventlog {back}",
-        )
-    if not beyond:
-        yield ok("checkpoints", "none stands beyond the head")
+    """A checkpoint beyond the log: events that come there are taken for done."""
+    found = ahead_of_log(connection, database)
+    for one in found:
+        yield wrong("checkpoints", one.said, remedy=one.remedy)
+    if not found:
+        yield ok("checkpoints", "none stands beyond the log")

@@ -50,7 +50,7 @@ class RefusedError(UsageError):
 
 
 class RestoredLogError(RefusedError):
-    """The log no longer has the event that a checkpoint in another database stands at."""
+    """A checkpoint stands beyond the log, or at an event that the log no longer has."""
 
     code = "restored_log"
 
@@ -151,6 +151,12 @@ class CheckFailedError(EventLogError):
     """What was looked at is not as it must be."""
 
     code = "check_failed"
+
+
+class DamagedRowError(EventLogError):
+    """A row of the log's own tables holds what this release cannot read: changed by hand, or written by another one."""
+
+    code = "damaged_row"
 
 
 class DatabaseError(EventLogError):

@@ -11,6 +11,8 @@ from uuid import UUID
 
 import msgspec
 
+from eventlog.errors import DamagedRowError
+
 T = TypeVar("T")
 
 JsonObject = dict[str, Any]
@@ -80,18 +82,34 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def id(self) -> UUID:
-        return UUID(self.row_id) if isinstance(self.row_id, str) else self.row_id
+        try:
+            return UUID(self.row_id) if isinstance(self.row_id, str) else self.row_id
+        except ValueError as error:
+            raise self._damaged("id", self.row_id) from error
 
     @property
     def recorded_at(self) -> datetime:
-        moment = datetime.fromisoformat(self.row_time) if isinstance(self.row_time, str) else self.row_time
+        try:
+            moment = datetime.fromisoformat(self.row_time) if isinstance(self.row_time, str) else self.row_time
+        except ValueError as error:
+            raise self._damaged("time", self.row_time) from error
         return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
     @property
     def tags(self) -> tuple[str, ...]:
         if not self.row_tags:
             return ()
-        return tuple(msgspec.json.decode(self.row_tags) if isinstance(self.row_tags, str) else self.row_tags)
+        try:
+            given = msgspec.json.decode(self.row_tags) if isinstance(self.row_tags, str) else self.row_tags
+            return msgspec.convert(given, tuple[str, ...])
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise self._damaged("tags", self.row_tags) from error
+
+    def _damaged(self, what: str, value: object) -> DamagedRowError:
+        return DamagedRowError(
+            f"the {what} of event {self.position} cannot be read: {str(value)[:100]!r}",
+            remedy="the row was changed by hand: put it back from a backup; `eventlog verify` finds others",
+        )
 
 
 def caused_by(cause: Recorded[Any]) -> JsonObject:

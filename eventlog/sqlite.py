@@ -23,6 +23,7 @@ from sqlalchemy.sql.expression import TableClause
 from eventlog import sqlite_carrying, sqlite_tables
 from eventlog.bell import Bell, Look
 from eventlog.carried import Carried
+from eventlog.damage import REMEDY
 from eventlog.database import (
     Database,
     Holder,
@@ -35,6 +36,7 @@ from eventlog.database import (
     undone_on_error,
 )
 from eventlog.errors import (
+    DamagedRowError,
     DatabaseFullError,
     DatabaseUnreachableError,
     EventLogError,
@@ -48,7 +50,7 @@ from eventlog.page_sql import SqlWords, page_statement
 from eventlog.pending import Expected, PendingEvent
 from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
-from eventlog.schema.timestamps import sqlite_text
+from eventlog.schema.timestamps import UnreadableTimeError, sqlite_text
 from eventlog.sqlite_doorbell import SqliteBell, commits_of
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        with lent_by_pool(self.engine) as connection, connection.begin(), undone_on_error(connection):
+        with lent_by_pool(self.engine) as connection, connection.begin(), undone_on_error(connection), _times():
             if not _driver(connection).in_transaction:
                 connection.exec_driver_sql("begin immediate")
             elif not getattr(self.engine, _PREPARED, False):
@@ -107,7 +109,7 @@ class SqliteDatabase:
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
-        with lent_by_pool(self.engine) as connection:
+        with lent_by_pool(self.engine) as connection, _times():
             yield connection.execution_options(**{READ_ONLY: True})
 
     def autocommit(self) -> AbstractContextManager[Lent] | None:
@@ -412,6 +414,15 @@ def _refuse_memory(url: URL) -> None:
             "an in-memory SQLite database exists once per connection: a worker would not see what was appended",
             remedy="name a file, sqlite:///events.db, in a temporary folder if it shall not stay",
         )
+
+
+@contextmanager
+def _times() -> Iterator[None]:
+    """A column of times is one of text here, and takes any."""
+    try:
+        yield
+    except UnreadableTimeError as error:
+        raise DamagedRowError(f"a row cannot be read: {error}", remedy=REMEDY) from error
 
 
 def _borrowed(connection: Lent) -> Any:

@@ -33,9 +33,21 @@ class Timestamp(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if isinstance(value, str):
-            return datetime.fromisoformat(value)
+            return _read(value)
         assert value is None or isinstance(value, datetime)
         return value
+
+
+class UnreadableTimeError(Exception):
+    """A row of a SQLite file has a text in the place of a time that is none."""
+
+
+def _read(value: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise UnreadableTimeError(f"{value[:100]!r} is not a time") from error
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def sqlite_text(moment: datetime) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Dialect, Engine, Table
 from sqlalchemy.engine import URL
 
-from eventlog.errors import DeclarationError
+from eventlog.errors import DamagedRowError, DeclarationError
 from eventlog.subscribers.keys import KeyFunction, KeyRule
 from eventlog.subscribers.owned_tables import shape_of
 from eventlog.subscribers.problems import Redact
@@ -85,8 +85,15 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
 
 @lru_cache(maxsize=1_000)
 def decode_declaration(text: str) -> Declaration:
-    """Read a declaration kept in the database."""
-    return msgspec.json.decode(text, type=Declaration)
+    """Read a declaration kept in the database. Raises `DamagedRowError`."""
+    try:
+        return msgspec.json.decode(text, type=Declaration)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise DamagedRowError(
+            f"a subscriber's declaration cannot be read: {error}; it is {str(text)[:200]!r}",
+            remedy="`eventlog verify --all` names the subscriber; put its row in the table of subscribers back from a"
+            " backup, or delete it and register anew",
+        ) from error
 
 
 class Subscriber:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
 
+from eventlog.damage import readable
 from eventlog.database import Database, events_of, translated
 from eventlog.errors import NotFoundError
 from eventlog.events import StoredEvent
@@ -175,4 +176,5 @@ def _attempts(connection: Connection, database: Database, name: str, position: i
 
 
 def _read_as(row: Row[Any], kind: type[S]) -> S:
-    return msgspec.convert({field: row._mapping[field] for field in kind.__struct_fields__}, kind)
+    with readable("a row of the ledger"):
+        return msgspec.convert({field: row._mapping[field] for field in kind.__struct_fields__}, kind)

@@ -11,11 +11,13 @@ no worker has two partitions more than another that can run it; and in total, as
 import os
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, literal, select, update
+from sqlalchemy import Connection, Row, delete, insert, literal, select, update
 
 from eventlog.bell import ring
+from eventlog.damage import readable
 from eventlog.database import Database, translated
 from eventlog.schema.timestamps import database_now, seconds_from_now
 
@@ -95,17 +97,20 @@ def read_workers(connection: Connection, database: Database, *, alive_only: bool
     question = select(table, (table.c.expires_at > database_now()).label("alive")).order_by(table.c.owner)
     if alive_only:
         question = question.where(table.c.expires_at > database_now())
-    return [
-        WorkerRow(
-            owner=row.owner,
-            process=row.process,
-            subscribers=tuple(msgspec.json.decode(row.subscribers)),
-            started_at=row.started_at,
-            expires_at=row.expires_at,
-            alive=bool(row.alive),
-        )
-        for row in connection.execute(question)
-    ]
+    return [_worker(row) for row in connection.execute(question)]
+
+
+def _worker(row: Row[Any]) -> WorkerRow:
+    with readable(f"the row of worker {row.owner!r}"):
+        subscribers = msgspec.json.decode(row.subscribers, type=tuple[str, ...])
+    return WorkerRow(
+        owner=row.owner,
+        process=row.process,
+        subscribers=subscribers,
+        started_at=row.started_at,
+        expires_at=row.expires_at,
+        alive=bool(row.alive),
+    )
 
 
 def shares(workers: Mapping[str, Collection[str]], places: Sequence[Place]) -> dict[tuple[str, int], str]:

@@ -19,14 +19,15 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import ColumnElement, Connection, literal, or_, select, update
 
+from eventlog.ahead import Ahead
 from eventlog.bell import ring
 from eventlog.clock import Clock
-from eventlog.database import Database, Lent
+from eventlog.database import Database, Lent, events_of
 from eventlog.errors import LeaseLostError, RestoredLogError
 from eventlog.schema.timestamps import database_now, seconds_from_now
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.fence import Fence, Progress
-from eventlog.subscribers.registration import RowLock, check_contract, read_subscriber
+from eventlog.subscribers.registration import RowLock, SubscriberRow, check_contract, read_subscriber
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +87,7 @@ class Lease:
         with self.database.transaction() as connection:
             row = read_subscriber(connection, self.database, self.subscriber, lock=RowLock.SHARED)
             check_contract(row, subscriber, self.database)
-            taken = self._take(connection, key_name=row.first_name or row.name) if row.state == "running" else None
+            taken = self._take(connection, row) if row.state == "running" else None
         if taken is not None:
             with self._lock:
                 self.epoch, self.progress = taken.epoch, taken.progress
@@ -170,14 +171,14 @@ class Lease:
             event=self._event_at(progress.position),
         )
 
-    def _take(self, connection: Connection, *, key_name: str) -> Taken | None:
+    def _take(self, connection: Connection, subscriber: SubscriberRow) -> Taken | None:
         table = self.database.tables.checkpoints
         mine = (table.c.subscriber == self.subscriber) & (table.c.partition == self.partition)
         free = or_(table.c.owner.is_(None), table.c.owner == self.owner, table.c.expires_at <= database_now())
         row = connection.execute(select(table).where(mine, free).with_for_update()).one_or_none()
         if row is None:
             return None
-        self._check_log(row.position, row.event_id)
+        self._check_log(connection, subscriber, position=row.position, event_id=row.event_id)
         epoch = self.database.next_epoch(connection)
         connection.execute(
             update(table)
@@ -191,7 +192,7 @@ class Lease:
             died=row.owner not in (None, self.owner),
             outage_handler=row.outage_handler,
             outage_since=row.outage_since,
-            key_name=key_name,
+            key_name=subscriber.first_name or subscriber.name,
         )
 
     def _event_at(self, position: int) -> dict[str, str | None]:
@@ -200,21 +201,28 @@ class Lease:
             return {}
         return {"at_event": self._id_at(position)}
 
-    def _check_log(self, position: int, event_id: str | None) -> None:
-        """Raise `RestoredLogError` unless the log still has the event that a checkpoint elsewhere stands at."""
-        log = self.database.follows
-        if log is None:
+    def _check_log(
+        self, connection: Connection, subscriber: SubscriberRow, *, position: int, event_id: str | None
+    ) -> None:
+        """Raise `RestoredLogError` where the checkpoint stands beyond the log: it would pass by what comes there.
+
+        Where the log is elsewhere it must also still have the event that the checkpoint stands at.
+        """
+        with events_of(self.database, connection) as (log, there):
+            head = log.head(there)
+            stored = log.event_at(there, position) if event_id is not None and position <= head else None
+        if position <= head and (event_id is None or (stored is not None and str(stored.id) == event_id)):
             return
-        with log.reader() as connection:
-            head = log.head(connection)
-            stored = log.event_at(connection, position) if event_id is not None else None
-        if head < position or (event_id is not None and (stored is None or str(stored.id) != event_id)):
-            raise RestoredLogError(
-                f"{self.subscriber}: the log was restored to an earlier point, or is another one: its checkpoint is at"
-                f" event {position:,} ({event_id}), and the log's head is at {head:,}",
-                remedy=f"make it anew: `eventlog rewind {self.subscriber} --to-start --app module:app`, then"
-                f" `eventlog resume {self.subscriber} --app module:app`",
-            )
+        ahead = Ahead(
+            subscriber=self.subscriber,
+            kind=subscriber.kind,
+            partition=self.partition,
+            position=position,
+            head=head,
+            event_id=event_id,
+            elsewhere=self.database.follows is not None,
+        )
+        raise RestoredLogError(ahead.said, remedy=ahead.remedy)
 
     def _ours(self, epoch: int) -> tuple[ColumnElement[bool], ...]:
         """The row as it is while the lease of this epoch is ours."""

@@ -39,6 +39,7 @@ from sqlalchemy import (
     update,
 )
 
+from eventlog.damage import readable
 from eventlog.errors import LeaseLostError
 from eventlog.schema.inserts import insert_into
 from eventlog.schema.tables import OPEN_STATES, Tables
@@ -252,8 +253,9 @@ def restore_superseded(
 
 
 def entry_from(row: RowMapping) -> Entry:
-    """Make an entry of a row of `failures`."""
-    return msgspec.convert({name: row[name] for name in Entry.__struct_fields__}, Entry)
+    """Make an entry of a row of `failures`. Raises `DamagedRowError`."""
+    with readable(f"the entry of {row['subscriber']!r} for event {row['position']}"):
+        return msgspec.convert({name: row[name] for name in Entry.__struct_fields__}, Entry)
 
 
 def batched(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -36,7 +36,7 @@ SCRAPE_SECONDS_MAX = 8.0
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _exported: WeakKeyDictionary[App, list[CollectorRegistry]] = WeakKeyDictionary()
 
-STATES = ("running", "paused", "halted", "outage")
+STATES = ("running", "paused", "halted", "outage", "ahead")
 
 
 def export_metrics(app: App, *, registry: CollectorRegistry = REGISTRY) -> None:

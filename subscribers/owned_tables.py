@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog.errors import DeclarationError, RefusedError
+from eventlog.errors import DamagedRowError, DeclarationError, RefusedError
 from eventlog.subscribers.renaming import TableNames, is_word, tables_renamed
 
 IDENTIFIER_MAX = 63
@@ -126,6 +126,12 @@ def missing(connection: Connection, tables: Sequence[Table]) -> list[str]:
     return [str(one.fullname) for one in tables if not inspect(connection).has_table(one.name, schema=one.schema)]
 
 
+def missing_names(connection: Connection, fullnames: Sequence[str]) -> list[str]:
+    """Name the tables, given by their full names, that are not there."""
+    named = [clause(one) for one in fullnames]
+    return [str(one.fullname) for one in named if not inspect(connection).has_table(one.name, schema=one.schema)]
+
+
 def beside(tables: Sequence[Table], suffix: str) -> dict[tuple[str | None, str], str]:
     """Choose names for a second set of tables, and for whatever of them needs a name of its own in the database.
 
@@ -187,7 +193,14 @@ def _table_shape(table: Table, dialect: Dialect) -> TableShape:
 
 
 def _shape(text: str | None) -> Shape:
-    return _read_shape(text or "{}")
+    try:
+        return _read_shape(text or "{}")
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise DamagedRowError(
+            f"the shape that a projection's tables were registered with cannot be read: {error}; it is {text!r:.200}",
+            remedy="it was changed by hand, or registered by a build before the first release: `eventlog rebuild NAME"
+            " --app module:app` makes the projection anew",
+        ) from error
 
 
 def _columns(shape: str | None) -> dict[str, list[str]]:

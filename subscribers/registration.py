@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from eventlog.database import Database, events_of, shown
-from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
+from eventlog.errors import DamagedRowError, DeclarationError, RefusedError, UnknownSubscriberError
 from eventlog.nearest import did_you_mean
 from eventlog.subscribers.declaration import Declaration, Subscriber, decode_declaration
 from eventlog.subscribers.operations import Operation, record
@@ -315,6 +315,7 @@ def _bring_up(
     code, stored = subscriber.declaration, row.declaration
     if code.tables != stored.tables:
         refuse_owned(connection, database, subscriber)
+    _check_checkpoints(connection, database, row)
     _bring_up_shape(connection, database, subscriber, row)
     _say_lacking_indexes(connection, subscriber)
     if code == stored and row.kind == subscriber.kind:
@@ -337,10 +338,25 @@ def _bring_up(
             action="register",
             subscriber=row.name,
             before={"patterns": stored.patterns, "delivery": stored.delivery},
-            after={"patterns": code.patterns, "delivery": code.delivery},
+            after={
+                "patterns": code.patterns,
+                "delivery": code.delivery,
+                "positions": _places(connection, database, row.name),
+            },
         ),
     )
     return Registration.EXTENDED if _extends(code, stored) else Registration.CHANGED
+
+
+def _check_checkpoints(connection: Connection, database: Database, row: SubscriberRow) -> None:
+    """Raise `DamagedRowError` where a partition has no checkpoint: a worker would have nothing to go on from."""
+    table = database.tables.checkpoints
+    there = connection.scalars(select(table.c.partition).where(table.c.subscriber == row.name)).all()
+    if sorted(there) != list(range(row.declaration.partitions)):
+        raise DamagedRowError(
+            f"subscriber {row.name!r} has {row.declaration.partitions} partitions, and checkpoints of {sorted(there)}",
+            remedy="put its rows back from a backup, or remove it and register anew",
+        )
 
 
 def _bring_up_shape(connection: Connection, database: Database, subscriber: Subscriber, row: SubscriberRow) -> None:
@@ -392,6 +408,13 @@ def _refuse_apart(connection: Connection, database: Database, row: SubscriberRow
             f" partitions stand apart, from {min(places):,} to {max(places):,}",
             remedy="let workers with the old code come to the end of the log, stop them, and register it then",
         )
+
+
+def _places(connection: Connection, database: Database, name: str) -> list[int]:
+    """Where the partitions stand, in their order: types that are taken on begin there."""
+    table = database.tables.checkpoints
+    mine = select(table.c.position).where(table.c.subscriber == name).order_by(table.c.partition)
+    return list(connection.scalars(mine))
 
 
 def _extends(code: Declaration, stored: Declaration) -> bool:

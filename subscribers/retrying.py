@@ -75,11 +75,15 @@ class Retrying:
             )
 
     def run(self, entry: Entry, *, until: int) -> Delivered:
-        """Try one entry again, and while that has success what waits behind it, in order."""
+        """Try one entry again, and while that has success what waits behind it, in order, up to the checkpoint.
+
+        What waits above it, since before partitions were changed or a move was undone, is due when delivery has come
+        there: closing it moves the checkpoint past it, and past everything between.
+        """
         done = self._run_one(entry)
         behind: Sequence[Entry] = ()
         if done.handled and entry.position <= self._lease.progress.position:
-            behind = self._behind(entry, until=until)
+            behind = self._behind(entry, until=min(until, self._lease.progress.position))
         for one in behind:
             if self._runtime.stop.is_set() or one.state is not EntryState.BLOCKED:
                 break
@@ -126,8 +130,8 @@ class Retrying:
             return Delivered()
 
     def _call(self, entry: Entry, *, redelivery: bool) -> Call | UsageError:
-        item = self._item(entry)
         try:
+            item = self._item(entry)
             handler = self._caller.handler_of(item)
         except UsageError as error:
             return error
@@ -257,5 +261,9 @@ class Retrying:
         log = self._runtime.log.database
         with log.reader() as connection:
             stored = log.event_at(connection, entry.position)
-        assert stored is not None, f"the ledger points at event {entry.position}, which is not in the log"
+        if stored is None:
+            raise UsageError(
+                f"the ledger points at event {entry.position}, which is not in the log",
+                remedy=f"`eventlog skip {entry.subscriber} {entry.position} --reason ...` closes it",
+            )
         return FeedItem(stored)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, ScalarSelect, Select, case, func, literal_column, select
 
+from eventlog.ahead import ahead_of_log
 from eventlog.database import Database, Holder, events_of, translated
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.schema.timestamps import database_now
@@ -27,8 +28,9 @@ class LastError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubscriberStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One subscriber: `state` is running, paused, halted (at a failure) or outage (a handler fails at everything, and
-    is tried now and then); `lag` counts events, exactly if `lag_exact`; `lag_seconds` is for how long the oldest event
+    """One subscriber: `state` is running, paused, halted (at a failure), outage (a handler fails at everything, and is
+    tried now and then) or ahead (of a log that was restored to an earlier point; `ahead` says so of a paused one, too);
+    `lag` counts events, exactly if `lag_exact`; `lag_seconds` is for how long the oldest event
     that it is not done with has been there. Both are None where they cannot be known: `log` names the log it follows,
     and it was asked in another database. `owner` is one of the workers that run it.
 
@@ -51,6 +53,7 @@ class SubscriberStatus(msgspec.Struct, frozen=True, kw_only=True):
     outage_since: datetime | None
     log: str | None = None
     state_reason: str | None = None
+    ahead: bool = False
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +73,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_status(database: Database) -> Status:
-    """Read how everything stands: about ten queries, however many subscribers there are and however long the log.
+    """Read how everything stands: about a dozen queries, however many subscribers there are and however long the log.
 
     What it costs grows with the failure ledger alone, whose entries are counted.
     """
@@ -84,6 +87,7 @@ def read_status(database: Database) -> Status:
             mark = log.high_water_mark(there)
             holders = tuple(log.held_back_by(there)) if mark < head else ()
             withheld = first_after(there, log, [mark], until=head) if holders else {}
+            ahead = {one.subscriber for one in ahead_of_log(connection, database)}
             lags = read_lags(there, log, {row.checkpoint for row in rows if _follows(row, database)}, mark=mark)
     return Status(
         head=head,
@@ -97,6 +101,7 @@ def read_status(database: Database) -> Status:
                 lags[row.checkpoint] if _follows(row, database) else None,
                 counts.get(row.name, {}),
                 errors.get(row.name),
+                ahead=row.name in ahead,
             )
             for row in rows
         ),
@@ -226,11 +231,13 @@ def _follows(row: Row[Any], database: Database) -> bool:
 
 
 def _subscriber(
-    row: Row[Any], lag: Lag | None, failures: dict[str, int], last_error: LastError | None
+    row: Row[Any], lag: Lag | None, failures: dict[str, int], last_error: LastError | None, *, ahead: bool
 ) -> SubscriberStatus:
     halts = decode_declaration(row.declaration).on_failure is OnFailure.HALT
     state = row.state
-    if state == "running" and halts and row.parked_ahead > 0:
+    if state == "running" and ahead:
+        state = "ahead"
+    elif state == "running" and halts and row.parked_ahead > 0:
         state = "halted"
     elif state == "running" and row.outage_handler is not None:
         state = "outage"
@@ -250,4 +257,5 @@ def _subscriber(
         outage_since=row.outage_since,
         log=row.log,
         state_reason=row.state_reason,
+        ahead=ahead,
     )

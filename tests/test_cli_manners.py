@@ -73,6 +73,35 @@ DOCUMENTS: dict[tuple[str, ...], dict[str, Any]] = {
     ("advance", "mail", "--to-end", "--dry-run"): MOVE,
     ("run", "--drain", "--app", "shop:app"): {"handled": int, "failed": int, "subscribers": {"mail": dict}},
     ("streams",): {"streams": [{"stream": str, "version": int, "first": int, "last": int}], "complete": bool},
+    ("verify", "mail", "--log"): {
+        "ok": bool,
+        "log": {"events": int, "streams": int, "unused": int, "head": int, "high_water_mark": int},
+        "subscribers": [
+            {
+                "name": str,
+                "kind": str,
+                "ok": bool,
+                "checkpoint": int,
+                "entries": int,
+                "accounts": [
+                    {
+                        "partition": (int, type(None)),
+                        "after": int,
+                        "until": int,
+                        "unused": int,
+                        "handled": int,
+                        "parked": int,
+                        "skipped": int,
+                        "passed_over": int,
+                        "filtered_out": int,
+                        "unaccounted": int,
+                        "unaccounted_at": list,
+                    }
+                ],
+            }
+        ],
+        "findings": [{"subscriber": (str, type(None)), "check": str, "status": str, "said": str, "remedy": str}],
+    },
     ("stats",): {"events": int, "events_exact": bool, "size_bytes": int, "growth": dict, "relations": list},
     ("export", "x.jsonl"): {"file": str, "events": int, "first": int, "last": int},
     ("import", "x.jsonl", "--dry-run"): {"read": int, "imported": int, "known": int, "positions": str},
@@ -102,6 +131,7 @@ NAMING = (
     "rebuild X --drop-kept",
     "rebuilds X",
     "check X",
+    "verify X",
     "register X --app shop:app",
     "run --drain --app shop:app --only X",
 )

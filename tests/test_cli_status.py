@@ -43,6 +43,7 @@ def test_the_keys_that_are_promised_stay_and_others_were_added(shop: Shop) -> No
         "outage_since",
         "log",
         "state_reason",
+        "ahead",
     }
     assert set(mail["last_error"]) == {"position", "state", "error_type", "message", "at"}
     assert (mail["rate"], mail["lag_seconds"]) == (None, 0.0)

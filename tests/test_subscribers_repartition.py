@@ -203,3 +203,23 @@ def test_a_worker_knows_at_its_look_that_its_number_is_the_one_of_before(bench: 
     agenda.look_at_tables()
 
     assert agenda.runnable() == set()
+
+
+def test_what_waits_above_the_checkpoint_does_not_take_it_along_when_what_it_waits_behind_is_healed(
+    bench: Bench,
+) -> None:
+    """One partition has come to the third event, which waits behind the first; the other stands before the second."""
+    ours, theirs = (
+        next(one for one in range(1, 50) if partition_of(f"crate-{one}", partitions=2) == part) for part in (0, 1)
+    )
+    first = bench.log.append(Sent(ours))[0].position
+    board_of(broken := bench.app(), partitions=2, broken=(ours,)).drain()
+    second, third = (one.position for one in bench.log.append(Sent(theirs), Lost(ours)))
+    run_some(broken, [0], until=third)
+    assert bench.states("board") == {first: "parked", third: "blocked"}
+    control.repartition(bench.log.database, "board", 1)
+    control.retry(bench.log.database, "board")
+    board_of(healed := bench.app(), partitions=1).drain()
+    healed.drain()
+    assert bench.applied(APPLIED) == [first, second, third]
+    assert set(bench.states("board").values()) == {"resolved"}

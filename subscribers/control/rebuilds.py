@@ -17,6 +17,7 @@ import msgspec
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from eventlog.bell import ring
+from eventlog.damage import readable
 from eventlog.database import Database, translated
 from eventlog.errors import NotFoundError, RefusedError
 from eventlog.schema.timestamps import database_now
@@ -304,6 +305,7 @@ def _rebuilds(database: Database) -> Select[Any]:
 
 
 def rebuild_from(row: Row[Any]) -> Rebuild:
-    """Make a rebuild of its row."""
+    """Make a rebuild of its row. Raises `DamagedRowError`."""
     values = {name: row._mapping[name] for name in Rebuild.__struct_fields__}
-    return Rebuild(**{**values, "state": RebuildState(row.state)})
+    with readable(f"rebuild {row.operation}"):
+        return Rebuild(**{**values, "state": RebuildState(row.state)})

@@ -17,6 +17,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, true, update
 
 from eventlog.counting import Counted, count_each, count_types, first_recorded_since, is_long
+from eventlog.damage import readable
 from eventlog.database import Database, translated
 from eventlog.errors import NotFoundError, RefusedError
 from eventlog.patterns import covers
@@ -173,7 +174,12 @@ def read_replays(database: Database, *, subscriber: str | None = None) -> list[R
 
 
 def replay_from(row: Row[Any]) -> Replay:
-    """Make a replay of a row of `replays`."""
+    """Make a replay of a row of `replays`. Raises `DamagedRowError`."""
+    with readable(f"replay {row.operation}"):
+        return _replay(row)
+
+
+def _replay(row: Row[Any]) -> Replay:
     return Replay(
         operation=row.operation,
         subscriber=row.subscriber,

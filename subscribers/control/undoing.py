@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, desc, select
 
+from eventlog.damage import readable
 from eventlog.database import Database, translated
 from eventlog.errors import NotFoundError, RefusedError
 from eventlog.subscribers.control.checkpoints import (
@@ -25,6 +26,12 @@ UNDOABLE = (Action.REWIND, Action.ADVANCE, Action.SEEK)
 
 LEAVES_PLACES_ALONE = ("retry", "skip", "pause", "resume", "replay", "cancel replay", "rename")
 """What may have been done to a subscriber since a move, and the move can still be undone."""
+
+
+class _Places(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation that moves keeps of checkpoints, by partition."""
+
+    positions: tuple[int, ...]
 
 
 class Undone(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,10 +145,12 @@ def _last(connection: Connection, database: Database, name: str) -> Any:
 
 def _places_back(found: Row[Any], now: Mapping[int, int]) -> dict[int, int]:
     """Where each partition goes that the move had moved."""
-    before = msgspec.json.decode(found.before)["positions"]
-    after = msgspec.json.decode(found.after)["positions"]
+    with readable(f"operation {found.id}"):
+        before = msgspec.json.decode(found.before, type=_Places).positions
+        after = msgspec.json.decode(found.after, type=_Places).positions
+        moves = dict(zip(sorted(now), zip(before, after, strict=True), strict=True))
     places: dict[int, int] = {}
-    for partition, (was, went) in enumerate(zip(before, after, strict=True)):
+    for partition, (was, went) in moves.items():
         if went > was and now[partition] != went:
             raise RefusedError(
                 f"{found.subscriber}: {went + 1:,} to {now[partition]:,} have been handled since operation {found.id}",

@@ -1,0 +1,29 @@
+"""Rows of the log's own tables that cannot be read: one error for them all, raised where a row is made into a value."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from eventlog.errors import DamagedRowError
+
+_UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+REMEDY = (
+    "it was changed by hand, or by another release: `eventlog verify --all` looks through all of them; put it back from"
+    " a backup"
+)
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Raise `DamagedRowError` where what a row holds is not what it can hold; only for turning rows into values."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise DamagedRowError(f"{what} cannot be read: {first_line(error)}", remedy=REMEDY) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
