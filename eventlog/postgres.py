@@ -236,7 +236,8 @@ class PostgresDatabase:
     def page(self, connection: Lent, query: PageQuery) -> list[StoredEvent]:
         """Where types decide, the plan is made for them each time: one for any type would scan the log."""
         by_type = query.types or any(one.types for one in query.matching)
-        rows = self._rows(connection, *page_statement(self._words, query), prepare=False if by_type else None)
+        with without_prepared_statements(driver_of(_borrowed(connection))) if by_type else nullcontext():
+            rows = self._rows(connection, *page_statement(self._words, query))
         return [StoredEvent(*row) for row in rows]
 
     def next_epoch(self, connection: Connection) -> int:
@@ -415,14 +416,11 @@ class PostgresDatabase:
         with self.transaction() as connection:
             self._rows(connection, "select pg_notify(%s, %s)", [channel, payload])
 
-    def _rows(self, connection: Lent, sql: str, values: Any = None, *, prepare: bool | None = None) -> list[Any]:
-        """Run one statement on the driver's cursor, in whatever transaction the connection is in.
-
-        With `prepare=False` the server keeps no plan of it; else it does, when the statement has come some times.
-        """
+    def _rows(self, connection: Lent, sql: str, values: Any = None) -> list[Any]:
+        """Run one statement on the driver's cursor, in whatever transaction the connection is in."""
         borrowed = _borrowed(connection)
         with _driver_errors(connection, self.engine.dialect, sql=sql), closing(borrowed.cursor()) as cursor:
-            cursor.execute(sql, values, prepare=prepare)
+            cursor.execute(sql, values)
             rows: list[Any] = cursor.fetchall()
             return rows
 

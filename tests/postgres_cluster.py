@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import sqlalchemy
+import psycopg
 
 from tests.postgres_server import SETTINGS, binaries_of_the_wheel, initialised, is_ready, server_command
 from tests.server_process import Account, free_port, guarded, server_account, stop
@@ -84,10 +84,9 @@ class Cluster:
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run one statement as the superuser, by itself."""
-        engine = sqlalchemy.create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
-        with engine.connect() as connection:
-            result = connection.exec_driver_sql(statement)
-            return [tuple(row) for row in result] if result.returns_rows else []
+        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
 
     def close(self) -> None:
         """Stop it for good; its directory goes with it."""

@@ -387,7 +387,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--schedules", type=int, default=1)
     parser.add_argument("--steps", type=int, default=STEPS)
     asked = parser.parse_args(arguments)
-    logging.getLogger("eventlog").setLevel(logging.CRITICAL)
     failures = 0
     with tempfile.TemporaryDirectory() as name:
         template = make_template(Path(name))
@@ -406,4 +405,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("eventlog").setLevel(logging.CRITICAL)
     sys.exit(main())

@@ -32,6 +32,7 @@ def test_status_has_the_keys_that_are_promised(shop: Shop) -> None:
         "outage_since": None,
         "log": None,
         "state_reason": None,
+        "ahead": False,
     }
 
 

@@ -276,7 +276,7 @@ def test_a_worker_whose_code_is_older_gets_no_lease(bench: Bench, caplog: pytest
     Reader(bench.app()).wants("crate.sent", "crate.lost").app.register()
     older = Reader(bench.app()).wants("crate.sent")
     bench.send(1)
-    with older.app.worker(), caplog.at_level(logging.ERROR, "eventlog.worker"):
+    with caplog.at_level(logging.ERROR, "eventlog.worker"), older.app.worker():
         eventually(lambda: caplog.text.count("crate.lost") >= 2, what="the partition has asked for its lease")
     assert older.positions == []
     assert (bench.checkpoint("reader").owner, bench.position("reader")) == (None, 0)
