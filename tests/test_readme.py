@@ -4,13 +4,18 @@ What differs from run to run (times, ids) is made the same on both sides. After 
 `python -m tests.test_readme` writes today's output into the README; read the difference before you commit it.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from tests.docs_support import BLOCK, Reader
 
+SERVICE = "## In your service"
 README = Path(__file__).parent.parent / "README.md"
 PRELUDE = """
 import sqlalchemy
@@ -39,21 +44,37 @@ app.engine.dispose()
 """
 
 
-def test_the_readme_does_what_it_prints(tmp_path: Path) -> None:
-    reader = Reader(tmp_path)
-    blocks = [(text, reader.plays(kind, text)) for kind, text in BLOCK.findall(README.read_text())]
-    assert [said for said, _done in blocks] == [done for _said, done in blocks]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What each block of the README says and what it did, and the folder as it was after the quick start."""
+
+    said: list[str]
+    done: list[str]
+    after_quick_start: Path
 
 
-def test_the_code_for_a_service_runs_as_it_stands(tmp_path: Path) -> None:
-    quick_start, _, service = README.read_text().partition("## In your service")
-    reader = Reader(tmp_path)
-    for kind, text in BLOCK.findall(quick_start):
-        reader.plays(kind, text)
-    code = [text for kind, text in BLOCK.findall(service) if kind == "python"]
-    (tmp_path / "service.py").write_text(PRELUDE + "\n".join(code) + EPILOGUE)
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    folder = tmp_path_factory.mktemp("reader")
+    reader = Reader(folder)
+    quick_start, _, rest = README.read_text().partition(SERVICE)
+    done = [reader.plays(kind, text) for kind, text in BLOCK.findall(quick_start)]
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("service") / "folder")
+    done += [reader.plays(kind, text) for kind, text in BLOCK.findall(rest)]
+    said = [text for _kind, text in BLOCK.findall(README.read_text())]
+    return Played(said=said, done=done, after_quick_start=copy)
 
-    done = subprocess.run([sys.executable, "service.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+def test_the_readme_does_what_it_prints(played: Played) -> None:
+    assert played.said == played.done
+
+
+def test_the_code_for_a_service_runs_as_it_stands(played: Played) -> None:
+    folder = played.after_quick_start
+    code = [text for kind, text in BLOCK.findall(README.read_text().partition(SERVICE)[2]) if kind == "python"]
+    (folder / "service.py").write_text(PRELUDE + "\n".join(code) + EPILOGUE)
+
+    done = subprocess.run([sys.executable, "service.py"], cwd=folder, capture_output=True, text=True, check=False)
 
     assert (done.stdout, done.stderr) == ("[1, 2, 3, 4]\n", "")
 

@@ -27,7 +27,7 @@ from tests.subscribers_support import (
 )
 
 APPLIED = applied_table()
-IDLE_SECONDS = 8.0
+IDLE_SECONDS = 5.0
 """Longer than the five seconds after which a worker looks again at what stands still and renews its leases, so that a
 window holds at most two of each more than its share."""
 QUERIES_A_SECOND_MAX = 5.0
