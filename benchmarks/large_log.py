@@ -142,14 +142,14 @@ def main() -> None:
             log.create()
         logs[EMPTY].fill(read_events(FEW_EVENTS))
         logs[EMPTY].settle()
-        fill_large(logs[LARGE], count)
-        found = measure(logs, sparse_events=count // SPARSE_OF, rounds=options.rounds)
+        rare = fill_large(logs[LARGE], count)
+        found = measure(logs, sparse_events=rare, rounds=options.rounds)
         Results(script="large_log", about=here, measured=found).write(options.json)
 
 
-def fill_large(log: LogOf, count: int) -> None:
-    """Record so many events, and let the database settle."""
-    began = time.perf_counter()
+def fill_large(log: LogOf, count: int) -> int:
+    """Record so many events, let the database settle, and return how many are of the rare type."""
+    began, rare = time.perf_counter(), 0
     with psycopg.connect(log.url, autocommit=True) as connection:
         connection.execute(STAGE)
         each = min(EVENTS, count)
@@ -159,10 +159,12 @@ def fill_large(log: LogOf, count: int) -> None:
         for turn in range(-(-count // each)):
             wanted = min(each, count - turn * each)
             connection.execute(MULTIPLY, {"turn": turn, "sparse_of": SPARSE_OF, "count": wanted})
+            rare += wanted // SPARSE_OF
         connection.execute("drop table stage")
     log.settle()
     seconds = time.perf_counter() - began
     print(f"{count:,} events recorded in {seconds:.0f} s, {count / seconds:,.0f}/s", flush=True)
+    return rare
 
 
 def measure(logs: dict[str, LogOf], *, sparse_events: int, rounds: int) -> list[Measured]:

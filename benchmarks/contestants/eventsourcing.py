@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import msgspec
+import psycopg
 import sqlalchemy
 from eventsourcing.application import Application
 from eventsourcing.persistence import Mapper, StoredEvent, Tracking, Transcoder
@@ -133,7 +134,10 @@ class Eventsourcing(Contestant):
 
     @contextmanager
     def appender(self) -> Iterator[Append]:
-        application = Flights(self.env(pool=1))
+        # Each application creates what there is already, and two that do so at once fail.
+        with psycopg.connect(self.url) as connection:
+            connection.execute("select pg_advisory_xact_lock(1)")
+            application = Flights(self.env(pool=1))
 
         def append(events: Sequence[FlightEvent]) -> None:
             application.events.put([domain_event_of(event) for event in events])
