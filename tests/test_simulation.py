@@ -13,7 +13,7 @@ from tests.subscribers_support import Bench, Sent
 from tests.test_subscribers_state_machine import DiedError
 
 SOAK = "EVENTLOG_SOAK" in os.environ
-SCHEDULES = int(os.environ.get("EVENTLOG_SOAK", "60"))
+SCHEDULES = int(os.environ.get("EVENTLOG_SOAK", "200"))
 STEPS = simulation.STEPS if SOAK else 6
 FIRST_SEED = int.from_bytes(os.urandom(4), "big") if SOAK else 1
 

@@ -47,7 +47,7 @@ from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.retry import Retry
 from tests.subscribers_support import Bench, BugError, Sent, applied_table, note, runtime_of
 
-HISTORIES = int(os.environ.get("EVENTLOG_SOAK", "40"))
+HISTORIES = int(os.environ.get("EVENTLOG_SOAK", "20"))
 STEPS = 40
 OWNERS = 2
 KEYS = 3
