@@ -162,8 +162,9 @@ MARKS = (
     Mark(
         workload="W10-sparse",
         claim="reads at most 1.1 rows for each event it handles, beside the page that tells that these are few",
-        value=lambda figures: (figures("W10-sparse", "large-log", "rows") - PAGE_EVENTS)
-        / figures("W10-sparse", "large-log", "events"),
+        value=lambda figures: (
+            (figures("W10-sparse", "large-log", "rows") - PAGE_EVENTS) / figures("W10-sparse", "large-log", "events")
+        ),
         at_most=1.1,
     ),
     at_most("W10-status", 1, "s", "large-log", "seconds"),
