@@ -1,7 +1,6 @@
 """`export` and `import`: a log, or a part of it, as lines of JSON, and back."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Unpack
 
 import click
@@ -73,7 +72,7 @@ def export(
         end = mark if until is None else min(until, mark)
         events = log.read_stored(after=beginning, until=end, **narrowed)
         total = None if file == PIPE or settings.json else end - beginning
-        with _progress(total, "positions", from_on=POSITIONS_SHOWN) as progress:
+        with shown_progress(total, what="positions", from_on=POSITIONS_SHOWN) as progress:
             written = _written(events, _as_lines(log, form, source), write, progress, after=beginning)
     _show_exported(written, settings, file=file, form=form)
 
@@ -116,7 +115,7 @@ def _written(
     events: Iterator[StoredEvent],
     as_line: Callable[[StoredEvent], bytes],
     write: Callable[[bytes], None],
-    progress: Progress | None,
+    progress: Progress,
     *,
     after: int,
 ) -> Imported:
@@ -125,7 +124,7 @@ def _written(
         write(as_line(event))
         count, last = count + 1, event.position
         first = last if first is None else first
-        if progress is not None and count % 1_000 == 0:
+        if count % 1_000 == 0:
             progress.reached(last - after)
     return Imported(read=count, first=first, last=last)
 
@@ -173,20 +172,9 @@ def _until_then(importing: Importing) -> str:
 
 
 def _follow(batches: Iterator[Imported], lines: Lines, total: int | None) -> None:
-    with _progress(total, "bytes", from_on=BYTES_SHOWN) as progress:
+    with shown_progress(total, what="bytes", from_on=BYTES_SHOWN) as progress:
         for _ in batches:
-            if progress is not None:
-                progress.reached(lines.bytes_read)
-
-
-@contextmanager
-def _progress(total: int | None, what: str, *, from_on: int) -> Iterator[Progress | None]:
-    """Show progress where the end is known, and is not near."""
-    if total is None or total < from_on:
-        yield None
-        return
-    with shown_progress(total, what=what) as progress:
-        yield progress
+            progress.reached(lines.bytes_read)
 
 
 def _show_imported(importing: Importing, settings: Settings, *, dry_run: bool) -> None:

@@ -25,6 +25,13 @@ class Progress:
             say(f"{number(done)} of {number(self.total)}{self._what}")
 
 
+class _Unsaid(Progress):
+    """What is over in a moment: nothing is said of it."""
+
+    def reached(self, done: int) -> None:
+        return
+
+
 class _Bar(Progress):
     def __init__(self, total: int, bar: Any, task: Any) -> None:
         super().__init__(total)
@@ -38,8 +45,11 @@ class _Bar(Progress):
 
 
 @contextmanager
-def shown_progress(total: int, *, what: str = "") -> Iterator[Progress]:
-    """Show progress while the block runs; `what` is counted."""
+def shown_progress(total: int | None, *, what: str = "", from_on: int = 0) -> Iterator[Progress]:
+    """Show progress while the block runs; `what` is counted. Nothing of fewer than `from_on`, nor without an end."""
+    if total is None or total < from_on:
+        yield _Unsaid(total or 0)
+        return
     if not is_terminal():
         yield Progress(total, what=what)
         return

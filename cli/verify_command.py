@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -13,7 +12,7 @@ from eventlog.cli.exits import Exit
 from eventlog.cli.opening import load_app
 from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import Format, counted, is_terminal, number, printable, say, show, show_items, show_json, width
-from eventlog.cli.progress import Progress, shown_progress
+from eventlog.cli.progress import shown_progress
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.cli.status_command import opened_databases
 from eventlog.database import Database, translated
@@ -26,6 +25,7 @@ from eventlog.subscribers.keys import KeyRule
 from eventlog.subscribers.registration import unknown
 
 PROGRESS_FROM = 100_000
+"""From how much on there is time to look at progress."""
 
 _MARKS = {FindingStatus.OK: "ok", FindingStatus.NOTE: "note", FindingStatus.WRONG: "WRONG"}
 
@@ -135,23 +135,14 @@ def _audit_log(database: Database) -> LogAudit:
     events = database.tables.events
     with translated(database), database.reader() as connection:
         count = connection.scalar(select(func.count()).select_from(events)) or 0
-    with _progress(2 * count, "rows of the log") as progress:
+    with shown_progress(2 * count, what="rows of the log", from_on=PROGRESS_FROM) as progress:
         return audit_log(database, reached=progress.reached)
 
 
 def _audit(home: Database, name: str, settings: Settings) -> Audit:
-    with _progress(checkpoint_range(home, name), f"positions of {name}") as progress:
+    positions = checkpoint_range(home, name)
+    with shown_progress(positions, what=f"positions of {name}", from_on=PROGRESS_FROM) as progress:
         return audit_subscriber(home, name, key=_key(name, settings), reached=progress.reached)
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Iterator[Progress]:
-    """Nothing is said of what is done in a moment."""
-    if total < PROGRESS_FROM:
-        yield Progress(2**63)
-        return
-    with shown_progress(total, what=what) as progress:
-        yield progress
 
 
 def _key(name: str, settings: Settings) -> KeyRule | None:

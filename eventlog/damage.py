@@ -5,9 +5,12 @@ from contextlib import contextmanager
 
 import msgspec
 
-from eventlog.errors import DamagedRowError
+from eventlog.errors import DamagedRowError, first_line
 
 _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+SAID_MAX = 200
+"""Characters of what a decoder says: it may repeat the document."""
 
 REMEDY = (
     "it was changed by hand, or by another release: `eventlog verify --all` looks through all of them; put it back from"
@@ -21,9 +24,4 @@ def readable(what: str) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        raise DamagedRowError(f"{what} cannot be read: {first_line(error)}", remedy=REMEDY) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Say what an error says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DamagedRowError(f"{what} cannot be read: {first_line(error)[:SAID_MAX]}", remedy=REMEDY) from error

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventlog.ahead import ahead_of_log
 from eventlog.database import Database
-from eventlog.errors import DatabaseError, EventLogError, PermissionDeniedError
+from eventlog.errors import DatabaseError, EventLogError, PermissionDeniedError, first_line
 from eventlog.schema.drift import Difference, DifferenceKind, differences
 from eventlog.schema.migrate import SchemaState, current_revision, known_revisions, schema_state
 
@@ -97,7 +97,7 @@ def _found(database: Database, examination: Examined) -> Iterator[Finding]:
             yield from examination.make(connection)
     except (DBAPIError, DatabaseError) as error:
         ours: EventLogError | None = error if isinstance(error, DatabaseError) else database.translate(error)
-        said = (str(ours or getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
+        said = first_line(ours or error)
         if isinstance(ours, PermissionDeniedError):
             yield note(examination.name, f"this role may not look: {said}", remedy="ask with a role that may")
         else:

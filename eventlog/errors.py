@@ -217,3 +217,9 @@ class LeaseLostError(EventLogError):
     """A worker is no longer the owner of a partition: it was overtaken, or an operator moved the checkpoint."""
 
     code = "lease_lost"
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error says, in one line; of SQLAlchemy's what the database said, without its statement and values."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    return said.splitlines()[0] if said else type(error).__name__

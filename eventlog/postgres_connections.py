@@ -5,7 +5,6 @@ A server that takes no writes is no place to stay: whoever connects anew may com
 a connection that is lost may have been lost with it, so it is counted how often that happens.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine,
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from eventlog.engines import once_of
 from eventlog.errors import UsageError
 from eventlog.postgres_doorbell import (
     KEEPALIVE_IDLE_SECONDS,
@@ -35,8 +35,6 @@ _DEFAULTS = {
 
 _READ_ONLY = "25006"
 _STANDBY = "55000"
-_LOSSES = "eventlog_losses"
-_MAKING = threading.Lock()
 
 
 class Losses:
@@ -52,13 +50,7 @@ class Losses:
 
 def losses_of(engine: Engine) -> Losses:
     """Return what counts the losses of an engine; made with the first log on it, shared by all others."""
-    with _MAKING:
-        found = getattr(engine, _LOSSES, None)
-        if found is None:
-            found = Losses(engine)
-            setattr(engine, _LOSSES, found)
-        assert isinstance(found, Losses)
-        return found
+    return once_of(engine, Losses, name="eventlog_losses")
 
 
 def engine_for(url_or_engine: str | URL | Engine, pooler: Pooler) -> Engine:

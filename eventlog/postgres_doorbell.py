@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from eventlog.bell import SilentBellError
 from eventlog.clock import Clock, SystemClock
-from eventlog.errors import DatabaseError, DatabaseUnreachableError
+from eventlog.errors import DatabaseError, DatabaseUnreachableError, first_line
 from eventlog.nudge import Nudge
 from eventlog.postgres_pooler import Pooler
 from eventlog.shown_urls import shown_url
@@ -186,9 +186,8 @@ class PostgresBell:
         except DatabaseError:
             raise
         except (psycopg.Error, SQLAlchemyError, OSError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise DatabaseUnreachableError(
-                f"{self._place}: {said}", remedy="is the server up, and is listen_url right?"
+                f"{self._place}: {first_line(error)}", remedy="is the server up, and is listen_url right?"
             ) from error
 
 

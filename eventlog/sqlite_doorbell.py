@@ -15,13 +15,12 @@ from contextlib import contextmanager, suppress
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
+from eventlog.engines import once_of
 from eventlog.errors import DatabaseUnreachableError
 from eventlog.nudge import Nudge
 
 PAUSE_SECONDS_MIN = 0.001
 PAUSE_SECONDS_MAX = 0.025
-_COMMITS = "eventlog_commits"
-_MAKING = threading.Lock()
 
 
 class Commits:
@@ -51,13 +50,7 @@ class Commits:
 
 def commits_of(engine: Engine) -> Commits:
     """Return what listens to the commits of an engine; made with the first log on it, shared by all others."""
-    with _MAKING:
-        found = getattr(engine, _COMMITS, None)
-        if found is None:
-            found = Commits(engine)
-            setattr(engine, _COMMITS, found)
-        assert isinstance(found, Commits)
-        return found
+    return once_of(engine, Commits, name="eventlog_commits")
 
 
 class SqliteBell:

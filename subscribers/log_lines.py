@@ -39,9 +39,3 @@ def log_turn(
     fields = {"subscriber": lease.subscriber, "partition": lease.partition, "epoch": lease.epoch}
     fields |= {name: value for name, value in given.items() if value is not None}
     say(f"%s/%d epoch %d: {message}", lease.subscriber, lease.partition, lease.epoch, *details, extra=fields)
-
-
-def first_line(error: BaseException) -> str:
-    """What a database said, without the statement and its values."""
-    said = str(getattr(error, "orig", None) or error).strip()
-    return said.splitlines()[0] if said else type(error).__name__

@@ -22,10 +22,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from eventlog.clock import Clock, SystemClock
+from eventlog.errors import first_line
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
-from eventlog.subscribers.log_lines import first_line
 from eventlog.subscribers.status import Status, SubscriberStatus, read_status_of
 
 logger = logging.getLogger("eventlog.metrics")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
 
-from eventlog.errors import LeaseLostError, NotFoundError, RefusedError, RestoredLogError
+from eventlog.errors import LeaseLostError, NotFoundError, RefusedError, RestoredLogError, first_line
 from eventlog.subscribers.calls import Caller
 from eventlog.subscribers.control.lifecycle import stand_still
 from eventlog.subscribers.declaration import Delivery as Mode
@@ -24,7 +24,7 @@ from eventlog.subscribers.handing_out import HandingOut
 from eventlog.subscribers.held_back import HeldBack
 from eventlog.subscribers.leases import Lease
 from eventlog.subscribers.ledger import Entry, EntryState
-from eventlog.subscribers.log_lines import first_line, log_turn
+from eventlog.subscribers.log_lines import log_turn
 from eventlog.subscribers.outage import Outage
 from eventlog.subscribers.problems import OUTCOME_UNKNOWN, WORKER_DIED, Problem
 from eventlog.subscribers.results import CulpritError, Delivered, InterruptedTurnError, Ran

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Row, literal, or_, select, upd
 from sqlalchemy.exc import DBAPIError
 
 from eventlog.bell import ring
-from eventlog.errors import LeaseLostError, NotFoundError, RefusedError, UsageError
+from eventlog.errors import LeaseLostError, NotFoundError, RefusedError, UsageError, first_line
 from eventlog.schema.timestamps import database_now, seconds_from_now
 from eventlog.subscribers.calls import NOT_A_FAILURE, Call, Caller
 from eventlog.subscribers.control.lifecycle import RUNNING
@@ -25,7 +25,6 @@ from eventlog.subscribers.delivery import INTERRUPTIONS_MAX
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.guard import lent
 from eventlog.subscribers.ledger import Attempt, record_attempt
-from eventlog.subscribers.log_lines import first_line
 from eventlog.subscribers.outcomes import Skip
 from eventlog.subscribers.problems import OUTCOME_UNKNOWN, Problem, problem_of
 from eventlog.subscribers.registration import RowLock, check_contract, read_subscriber

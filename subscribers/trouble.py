@@ -7,7 +7,7 @@ failed for a while: what fails again and again between successes is one trouble.
 
 import logging
 
-from eventlog.subscribers.log_lines import first_line
+from eventlog.errors import first_line
 from eventlog.subscribers.runtime import Runtime
 
 AGAIN_SECONDS = 1.0

@@ -17,14 +17,13 @@ from sqlalchemy.exc import DBAPIError
 
 from eventlog.bell import Look
 from eventlog.doorbell import POLL_SECONDS_MAX, POLL_SECONDS_MIN, Sleeper
-from eventlog.errors import DatabaseError
+from eventlog.errors import DatabaseError, first_line
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.agenda import Agenda
 from eventlog.subscribers.declaration import OnFailure
 from eventlog.subscribers.fleet import Membership
 from eventlog.subscribers.heartbeat import Heartbeat
 from eventlog.subscribers.ledger import EntryState
-from eventlog.subscribers.log_lines import first_line
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.results import Delivered
 from eventlog.subscribers.runtime import Runtime

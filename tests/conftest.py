@@ -198,6 +198,14 @@ def sqlite_shop(
 
 
 @pytest.fixture
+def postgres_shop(
+    tmp_path: Path, postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shop:
+    """The same on PostgreSQL: for what only that database has."""
+    return Shop.open(tmp_path, postgres_database_url, monkeypatch=monkeypatch, capsys=capsys)
+
+
+@pytest.fixture
 def bench(database_url: str) -> Iterator[Bench]:
     """A log with applications of a service on it; once on each kind of database."""
     bench = Bench(database_url)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,13 +17,6 @@ from eventlog.events import Event, caused_by
 from tests.carried_support import exported, line, lines, places
 from tests.cli_support import DEADLINE_SECONDS, Shop, command, on_terminal, ran_to_end
 from tests.log_support import note, notes, opened, wait_until
-
-
-@pytest.fixture
-def postgres_shop(
-    tmp_path: Path, postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, postgres_database_url, monkeypatch=monkeypatch, capsys=capsys)
 
 
 def other(shop: Shop) -> str:

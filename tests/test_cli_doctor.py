@@ -20,20 +20,6 @@ from tests.cli_support import Shop
 from tests.log_support import engine_of, note, opened
 
 
-@pytest.fixture
-def postgres_shop(
-    tmp_path: Path, postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, postgres_database_url, monkeypatch=monkeypatch, capsys=capsys)
-
-
-@pytest.fixture
-def sqlite_shop(
-    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, sqlite_url, monkeypatch=monkeypatch, capsys=capsys)
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
     """What is done to a log, the examination that has to find it, and what it has to say; `mends` is SQL that helps."""

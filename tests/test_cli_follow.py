@@ -4,7 +4,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,13 +11,6 @@ from sqlalchemy import make_url, text
 
 from tests.cli_support import DEADLINE_SECONDS, Shop, on_terminal, started
 from tests.log_support import Background, backend, engine_of, note, notes, opened
-
-
-@pytest.fixture
-def postgres_shop(
-    tmp_path: Path, postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, postgres_database_url, monkeypatch=monkeypatch, capsys=capsys)
 
 
 class Follower:

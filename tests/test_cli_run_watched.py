@@ -66,13 +66,6 @@ def send(recorded):
 '''
 
 
-@pytest.fixture
-def postgres_shop(
-    tmp_path: Path, postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shop:
-    return Shop.open(tmp_path, postgres_database_url, monkeypatch=monkeypatch, capsys=capsys)
-
-
 def test_a_line_of_json_has_its_facts_as_fields(sqlite_shop: Shop) -> None:
     (position,) = sqlite_shop.orders(-1)
     ran = sqlite_shop.cli("run", "--drain", "--log", "json", "--log-level", "info", "--app", "shop:app")

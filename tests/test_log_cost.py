@@ -140,6 +140,14 @@ QUERIES = {
 }
 
 
+def filled(log: EventLog, *tables: str) -> None:
+    """Fill the log, and have the server look through these tables, as it does by itself after a while."""
+    with log.engine.begin() as connection:
+        fill(connection)
+    with log.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"analyze {', '.join(f'eventlog.{table}' for table in tables)}"))
+
+
 def fill(connection: Connection) -> None:
     """Twenty thousand events in ten thousand streams, each with a tag of its stream and one that all have.
 
@@ -159,10 +167,7 @@ def fill(connection: Connection) -> None:
 def test_a_page_is_read_without_looking_at_the_rest_of_the_log(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
-    with log.engine.begin() as connection:
-        fill(connection)
-    with log.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("analyze eventlog.events, eventlog.event_tags"))
+    filled(log, "events", "event_tags")
     for what, query in QUERIES.items():
         with subtests.test(what):
             ((plan,),) = explained(log, query, monkeypatch, "explain (analyze, format json)")
@@ -173,10 +178,7 @@ def test_a_page_of_rare_types_costs_its_own_rows_however_often_it_is_read(
     log: EventLog, subtests: pytest.Subtests
 ) -> None:
     """A plan that the server keeps is one for any types: it would scan the log, which is right for most of them."""
-    with log.engine.begin() as connection:
-        fill(connection)
-    with log.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("analyze eventlog.events"))
+    filled(log, "events")
     fetched = text("select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables where relname = 'events'")
     rare, times = ("rare", "scarce"), 30
     for query in (
@@ -241,10 +243,7 @@ def test_a_condition_looks_only_at_what_carries_its_first_tag_after_its_position
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty thousand events carry the tag; what is fetched are those after the position, with analysed tables."""
-    with log.engine.begin() as connection:
-        fill(connection)
-    with log.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("analyze eventlog.event_tags"))
+    filled(log, "event_tags")
 
     def fetched() -> int:
         """How many rows and index entries of event_tags were fetched, by this transaction."""
