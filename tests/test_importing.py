@@ -140,7 +140,9 @@ def test_an_append_that_meets_a_batch_waits_and_comes_after_it(postgres_log: Eve
 
 
 def test_a_reader_that_asks_during_a_batch_waits_and_sees_no_part_of_it(postgres_log: EventLog) -> None:
-    """All of it, as a rule; nothing, where it had asked for the head just before. Never a part."""
+    """All of it, as a rule. Nothing, where it wakes between the sequence's lock and the mark, which the server lets go
+    one after the other: the mark still holds the import back then. Never a part.
+    """
     database, events = postgres_log.database, [read_line(one, 1) for one in lines(3)]
     with opened(url_of(postgres_log)) as other:
         with database.transaction() as connection:
