@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from eventlog.doctor import examine
-from eventlog.log import EventLog
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from tests.fault_load import ROUNDS, Load
@@ -121,7 +120,8 @@ def test_what_a_worker_has_read_of_events_that_are_lost_has_it_pass_no_other(del
 
 def says_that_it_is_a_standby(server: Cluster) -> bool:
     """What an operator is told who examines the wrong one of the two."""
-    found = list(examine(EventLog(server.url).database))
+    with opened(server.url) as log:
+        found = list(examine(log.database))
     return any(one.check == "server" and one.said.startswith("it is a standby") for one in found)
 
 
