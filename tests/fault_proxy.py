@@ -94,13 +94,16 @@ class FaultProxy:
                     threading.Thread(target=self._pass, args=ends, daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        """Pass on what comes from one side; when that ends, by a reset too, the other side is told."""
         with suppress(OSError, ValueError):
             while data := source.recv(65536):
                 self._flows.wait()
                 if self.delay_seconds:
                     time.sleep(self.delay_seconds)
                 target.sendall(data)
-            target.shutdown(socket.SHUT_RDWR)
+        for end in (target, source):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
