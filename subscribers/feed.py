@@ -124,8 +124,8 @@ class Feed:
         self._mark = 0
         self._head = 0
         self._moves = 0
-        self._times_forgotten = self._refreshed_after = 0
-        self._losses = log.database.losses
+        self._forgotten = 0
+        self._known_as_of = self._as_of()
         self._pages: OrderedDict[int, Page] = OrderedDict()
         self._sparse = SparsePages(log)
 
@@ -146,24 +146,23 @@ class Feed:
 
     @property
     def is_stale(self) -> bool:
-        """Whether a connection has been lost since the last look: nothing is known then, and a page has nothing."""
-        return self._losses != self._log.database.losses
+        """Whether what was read is to be forgotten, and nobody has looked again since."""
+        return self._known_as_of != self._as_of()
 
     def refresh(self) -> int:
         """Look whether there is more to read, and return the high-water mark. One query while nothing moves."""
         database = self._log.database
-        losses, times_forgotten = database.losses, self._times_forgotten
+        as_of = self._as_of()
         with database.quick() as connection:
             head = mark = database.head(connection)
             if head != self._mark:
                 mark = database.high_water_mark(connection)
         with self._lock:
-            if times_forgotten != self._times_forgotten:
+            if as_of != self._as_of():
                 # Who was asked may not be who is asked for the events.
                 return mark
-            self._refreshed_after = times_forgotten
-            if losses != self._losses:
-                self._losses = losses
+            if as_of != self._known_as_of:
+                self._known_as_of = as_of
                 self._drop()
             self._saw(head=head, mark=mark)
         return mark
@@ -180,9 +179,10 @@ class Feed:
     def page(self, *, after: int, until: int | None = None, types: frozenset[str] | None = None) -> Page:
         """Return events that follow a position, at most a page of them, none past the mark last read nor `until`.
 
-        `types` are the names of all that is wanted. Others may be left out then; with None, none are.
+        `types` are the names of all that is wanted. Others may be left out then; with None, none are. What is stale is
+        looked at anew; a page has nothing where a connection is lost again meanwhile.
         """
-        if self._refreshed_after != self._times_forgotten:
+        if self.is_stale:
             self.refresh()
         with self._lock:
             if self.is_stale:
@@ -215,8 +215,12 @@ class Feed:
     def forget(self) -> None:
         """Drop what was read: the connection it came from is gone, and who answers next may know another log."""
         with self._lock:
-            self._times_forgotten += 1
+            self._forgotten += 1
             self._drop()
+
+    def _as_of(self) -> tuple[int, int]:
+        """What was read holds while this stays as it was."""
+        return self._log.database.losses, self._forgotten
 
     def _drop(self) -> None:
         self._pages.clear()
