@@ -38,8 +38,12 @@ test: $(READY)  ## run the tests on SQLite and PostgreSQL
 LONG_FORMS := $(addprefix tests/test_,subscribers_state_machine.py subscribers_sparse.py projections_rebuild_equals.py \
 	log_properties.py models.py crash_matrix.py benchmarks.py fuzz_cli.py fuzz_rows.py simulation.py)
 
+# Ten thousand schedules of the simulation; of what takes longer each, a part of so many.
+SOAK ?= 10000
+
 soak: $(READY)  ## many random histories of subscribers, kills at every point, faults for an hour
-	EVENTLOG_SOAK=10000 $(BIN)/python -m pytest --timeout 0 -n 2 $(LONG_FORMS) $(wildcard tests/test_faults_*.py)
+	EVENTLOG_SOAK=$(SOAK) $(BIN)/python -m pytest --timeout 0 -n 2 --dist worksteal tests/test_faults_server.py \
+		$(LONG_FORMS) $(filter-out tests/test_faults_server.py,$(wildcard tests/test_faults_*.py))
 	$(BIN)/python -m benchmarks.lost_events --seconds 120
 	$(BIN)/python -m benchmarks.lost_events --seconds 60 --database sqlite
 
