@@ -55,7 +55,11 @@ def sqlite_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class database_now(ColumnElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+# Both are function elements, which SQLAlchemy can look into: a statement with what it cannot, it compiles anew for each
+# execution.
+
+
+class database_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
     """The database's clock at the moment the row is evaluated."""
 
     type = Timestamp()
@@ -63,10 +67,7 @@ class database_now(ColumnElement[datetime]):  # noqa: N801 - reads as the SQL fu
 
 
 class seconds_from_now(FunctionElement[datetime]):  # noqa: N801
-    """The database's clock moved by seconds, a number or an SQL expression that may be negative.
-
-    A function element, which SQLAlchemy can look into: what it cannot, it compiles anew for each execution.
-    """
+    """The database's clock moved by seconds, a number or an SQL expression that may be negative."""
 
     type = Timestamp()
     inherit_cache = True

@@ -2,8 +2,9 @@
 
 A partition is ready when the log goes on after its checkpoint, when a retry is due, or when its lease can be had and it
 is this worker's share. The first is known from the high-water mark alone. The others stand in the tables, and are
-looked up for all partitions at once: five queries, before the worker sleeps and once a second while it is busy. Times
-are the database's; what is kept here is how many seconds were left at the look.
+looked up for all partitions at once: five queries, before the worker sleeps and once a second while it is busy. They
+are made once, since SQLAlchemy takes several times as long to make one as a database to answer it. Times are the
+database's; what is kept here is how many seconds were left at the look.
 
 A partition that has been given its turn and did nothing is not ready again for the same reason: halted, it waits at the
 same event until the mark moves, the doorbell rings (an operator may have skipped the event), or some seconds are over.
@@ -12,7 +13,7 @@ a second later. One that is paused, gone, or somebody else's share is to leave.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,9 +21,10 @@ from typing import Any
 from sqlalchemy import Select, func, select
 
 from eventlog.bell import Look
+from eventlog.schema.tables import Tables
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.due import due_at, first_of_its_key
-from eventlog.subscribers.fleet import Place, WorkerRow, read_workers, shares
+from eventlog.subscribers.fleet import Place, WorkerRow, living_workers, shares, workers_of
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.rebuilding import Rebuilds
@@ -88,6 +90,7 @@ class Agenda:
         self._runtime = runtime
         self._by_partition = {id(partition): _Place(partition=partition) for partition in partitions}
         self._places = tuple(self._by_partition.values())
+        self._questions = _Questions(runtime.database.tables, self._names())
         self._not_ours: frozenset[str] = frozenset()
         """Subscribers that are registered in another way than the code declares them."""
         self._look_at = 0.0
@@ -179,9 +182,10 @@ class Agenda:
         with self._runtime.database.reader() as connection:
             self.rebuilds.look(connection)
             self._take_up_shadows()
-            checkpoints = {(row.subscriber, row.partition): row for row in connection.execute(self._checkpoints())}
-            entries = {(row.subscriber, row.partition): row for row in connection.execute(self._due_entries())}
-            workers = read_workers(connection, self._runtime.database, alive_only=True)
+            questions = self._questions
+            checkpoints = {(row.subscriber, row.partition): row for row in connection.execute(questions.checkpoints)}
+            entries = {(row.subscriber, row.partition): row for row in connection.execute(questions.due_entries)}
+            workers = workers_of(connection.execute(questions.workers))
             self.replays.look(connection)
         now = self._runtime.clock.monotonic()
         self._look_at = now + LOOK_SECONDS
@@ -224,6 +228,8 @@ class Agenda:
         for key, partition in shadows.items():
             self._by_partition.setdefault(key, _Place(partition=partition))
         self._places = tuple(self._by_partition.values())
+        if (names := self._names()) != self._questions.names:
+            self._questions = _Questions(self._runtime.database.tables, names)
 
     def _registered_otherwise(self, rows: Iterable[Any]) -> frozenset[str]:
         declared = {place.partition.subscriber.name: place.partition.subscriber for place in self._places}
@@ -290,49 +296,61 @@ class Agenda:
             return 0.0
         return _seconds(row.now, row.expires_at)
 
-    def _checkpoints(self) -> Select[Any]:
-        subscribers, checkpoints = self._runtime.database.tables.subscribers, self._runtime.database.tables.checkpoints
-        return (
-            select(
-                checkpoints.c.subscriber,
-                checkpoints.c.partition,
-                checkpoints.c.epoch,
-                checkpoints.c.owner,
-                checkpoints.c.expires_at,
-                subscribers.c.state,
-                subscribers.c.declaration,
-                subscribers.c.version,
-                subscribers.c.shape,
-                database_now().label("now"),
-            )
-            .join(subscribers, subscribers.c.name == checkpoints.c.subscriber)
-            .where(checkpoints.c.subscriber.in_(self._names()))
-        )
-
-    def _due_entries(self) -> Select[Any]:
-        """The time of the next attempt, by partition."""
-        failures = self._runtime.database.tables.failures
-        return (
-            select(
-                failures.c.subscriber,
-                failures.c.partition,
-                func.min(due_at(failures)).label("next_attempt_at"),
-                database_now().label("now"),
-            )
-            .where(
-                failures.c.subscriber.in_(self._names()),
-                failures.c.state.in_((EntryState.RETRYING, EntryState.BLOCKED)),
-                due_at(failures).is_not(None),
-                first_of_its_key(failures),
-            )
-            .group_by(failures.c.subscriber, failures.c.partition)
-        )
-
-    def _names(self) -> list[str]:
-        return [place.partition.subscriber.name for place in self._places]
+    def _names(self) -> frozenset[str]:
+        return frozenset(place.partition.subscriber.name for place in self._places)
 
     def _place(self, partition: Partition) -> _Place:
         return self._by_partition[id(partition)]
+
+
+class _Questions:
+    """What is asked of the tables at each look."""
+
+    def __init__(self, tables: Tables, names: Collection[str]) -> None:
+        self.names = names
+        self.checkpoints = _checkpoints_of(tables, sorted(names))
+        self.due_entries = _due_entries_of(tables, sorted(names))
+        self.workers = living_workers(tables)
+
+
+def _checkpoints_of(tables: Tables, names: Sequence[str]) -> Select[Any]:
+    subscribers, checkpoints = tables.subscribers, tables.checkpoints
+    return (
+        select(
+            checkpoints.c.subscriber,
+            checkpoints.c.partition,
+            checkpoints.c.epoch,
+            checkpoints.c.owner,
+            checkpoints.c.expires_at,
+            subscribers.c.state,
+            subscribers.c.declaration,
+            subscribers.c.version,
+            subscribers.c.shape,
+            database_now().label("now"),
+        )
+        .join(subscribers, subscribers.c.name == checkpoints.c.subscriber)
+        .where(checkpoints.c.subscriber.in_(names))
+    )
+
+
+def _due_entries_of(tables: Tables, names: Sequence[str]) -> Select[Any]:
+    """The time of the next attempt, by partition."""
+    failures = tables.failures
+    return (
+        select(
+            failures.c.subscriber,
+            failures.c.partition,
+            func.min(due_at(failures)).label("next_attempt_at"),
+            database_now().label("now"),
+        )
+        .where(
+            failures.c.subscriber.in_(names),
+            failures.c.state.in_((EntryState.RETRYING, EntryState.BLOCKED)),
+            due_at(failures).is_not(None),
+            first_of_its_key(failures),
+        )
+        .group_by(failures.c.subscriber, failures.c.partition)
+    )
 
 
 def _living_owner(row: Any) -> str | None:

@@ -9,16 +9,17 @@ no worker has two partitions more than another that can run it; and in total, as
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, insert, literal, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, literal, select, update
 
 from eventlog.bell import ring
 from eventlog.damage import readable
 from eventlog.database import Database, translated
+from eventlog.schema.tables import Tables
 from eventlog.schema.timestamps import database_now, seconds_from_now
 
 FORGOTTEN_SECONDS = 3_600.0
@@ -93,11 +94,22 @@ class Membership:
 
 def read_workers(connection: Connection, database: Database, *, alive_only: bool) -> list[WorkerRow]:
     """Read the workers' rows, by their owners' names."""
-    table = database.tables.workers
-    question = select(table, (table.c.expires_at > database_now()).label("alive")).order_by(table.c.owner)
-    if alive_only:
-        question = question.where(table.c.expires_at > database_now())
-    return [_worker(row) for row in connection.execute(question)]
+    tables = database.tables
+    return workers_of(connection.execute(living_workers(tables) if alive_only else _workers(tables)))
+
+
+def living_workers(tables: Tables) -> Select[Any]:
+    """Make the question for the rows of the workers that are alive; `workers_of` reads the answer."""
+    return _workers(tables).where(tables.workers.c.expires_at > database_now())
+
+
+def workers_of(rows: Iterable[Row[Any]]) -> list[WorkerRow]:
+    return [_worker(row) for row in rows]
+
+
+def _workers(tables: Tables) -> Select[Any]:
+    table = tables.workers
+    return select(table, (table.c.expires_at > database_now()).label("alive")).order_by(table.c.owner)
 
 
 def _worker(row: Row[Any]) -> WorkerRow:

@@ -102,6 +102,10 @@ class Rebuilds:
     def __init__(self, runtime: Runtime, subscribers: Mapping[str, Subscriber]) -> None:
         self._runtime = runtime
         self._subscribers = {name: one for name, one in subscribers.items() if one.tables}
+        table = runtime.database.tables.rebuilds
+        self._question = select(table).where(
+            table.c.state == RebuildState.RUNNING, table.c.subscriber.in_(list(self._subscribers))
+        )
         self._running: dict[int, tuple[Finishing, list[Partition]]] = {}
         self._busy = False
 
@@ -109,11 +113,7 @@ class Rebuilds:
         """Read which rebuilds this code can take part in: one query, none where no projection is declared."""
         if not self._subscribers:
             return
-        table = self._runtime.database.tables.rebuilds
-        running = select(table).where(
-            table.c.state == RebuildState.RUNNING, table.c.subscriber.in_(list(self._subscribers))
-        )
-        found = {row.operation: rebuild_from(row) for row in connection.execute(running)}
+        found = {row.operation: rebuild_from(row) for row in connection.execute(self._question)}
         for operation in self._running.keys() - found.keys():
             del self._running[operation]
         for operation in found.keys() - self._running.keys():

@@ -8,9 +8,10 @@ most once, it is counted as failed instead; transactional, each event's writes c
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, literal, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
 from eventlog.bell import ring
@@ -357,28 +358,14 @@ class Replays:
     def __init__(self, runtime: Runtime, subscribers: Mapping[str, Subscriber]) -> None:
         self._runtime = runtime
         self._subscribers = subscribers
+        self._question = self._free_ones()
         self._waiting: list[tuple[int, str]] = []
         self._now: Replaying | None = None
         self._busy = False
 
     def look(self, connection: Connection) -> None:
         """Read which replays could be executed here, and which has to be let go: one query."""
-        table = self._runtime.database.tables.replays
-        owner = self._runtime.owner
-        free = or_(table.c.owner.is_(None), table.c.owner == owner, table.c.expires_at <= database_now())
-        subscribers = self._runtime.database.tables.subscribers
-        question = (
-            select(table.c.operation, table.c.subscriber)
-            .join(subscribers, subscribers.c.name == table.c.subscriber)
-            .where(
-                table.c.state == ReplayState.RUNNING,
-                or_(subscribers.c.state == RUNNING, table.c.owner == owner),
-                table.c.subscriber.in_(list(self._subscribers)),
-                free,
-            )
-            .order_by(table.c.operation)
-        )
-        self._waiting = [(row.operation, row.subscriber) for row in connection.execute(question)]
+        self._waiting = [(row.operation, row.subscriber) for row in connection.execute(self._question)]
 
     def next(self) -> Replaying | None:
         """Return the one that is to have a turn now; nothing while one has it."""
@@ -406,3 +393,20 @@ class Replays:
     def release(self) -> None:
         if self._now is not None:
             self._now.release()
+
+    def _free_ones(self) -> Select[Any]:
+        table = self._runtime.database.tables.replays
+        owner = self._runtime.owner
+        free = or_(table.c.owner.is_(None), table.c.owner == owner, table.c.expires_at <= database_now())
+        subscribers = self._runtime.database.tables.subscribers
+        return (
+            select(table.c.operation, table.c.subscriber)
+            .join(subscribers, subscribers.c.name == table.c.subscriber)
+            .where(
+                table.c.state == ReplayState.RUNNING,
+                or_(subscribers.c.state == RUNNING, table.c.owner == owner),
+                table.c.subscriber.in_(list(self._subscribers)),
+                free,
+            )
+            .order_by(table.c.operation)
+        )
