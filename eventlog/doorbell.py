@@ -32,6 +32,8 @@ logger = logging.getLogger("eventlog.doorbell")
 
 POLL_SECONDS_MIN = 0.005
 POLL_SECONDS_MAX = 0.25
+IN_FLIGHT_SECONDS_MIN = 0.001
+"""How soon to look again for an append that is in flight: a lone one takes less than that. Longer each time."""
 SLOW_POLL_SECONDS = 5.0
 PUT_OUT_SECONDS_MAX = 0.05
 PUT_OUT_AGAIN_SECONDS = 0.01
@@ -269,7 +271,7 @@ class Sleeper:
         self._doorbell.wake_up()
 
     def _sleep(self, allowance: Allowance) -> None:
-        doorbell, pause = self._doorbell, POLL_SECONDS_MIN
+        doorbell, pause = self._doorbell, IN_FLIGHT_SECONDS_MIN
         while not self._is_up():
             rings = doorbell.rings
             if not doorbell.is_out:
@@ -284,7 +286,7 @@ class Sleeper:
                 pause = min(POLL_SECONDS_MAX, pause * 2)
             elif doorbell.head() == look.head:
                 self._rest(min(doorbell.slow_poll_seconds, seconds), rings=rings)
-                pause = POLL_SECONDS_MIN
+                pause = IN_FLIGHT_SECONDS_MIN
 
     def _rest(self, seconds: float, *, rings: int) -> None:
         self._doorbell.wait(lambda: self._is_up() or self._doorbell.rings != rings, seconds=seconds)
