@@ -86,7 +86,8 @@ class Page:
     """A stretch of the log: every event with after < position <= scanned_through.
 
     A sparse one has every event of some types, and no other. Its `ending` is the last event of the log, of whatever
-    type, when it was read, at or after what it reaches to. A full page has none, it knows all its events.
+    type, when it was read, at or after what it reaches to. A full page has none, it knows all its events; what it
+    reaches to beyond the last of them are positions that nothing had come to.
     """
 
     __slots__ = ("after", "ending", "items", "scanned_through")
@@ -98,6 +99,13 @@ class Page:
         self.items = items
         self.scanned_through = scanned_through
         self.ending = ending
+
+    @property
+    def last_event(self) -> int:
+        """The position of the last event that it reaches to, or where it begins."""
+        if self.ending is not None:
+            return self.scanned_through
+        return self.items[-1].position if self.items else self.after
 
     def following(self, position: int) -> "Page":
         """Return the part of the page that follows a position within it."""

@@ -41,6 +41,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     handled_through: int
     witnesses: tuple[Stretch, ...] = ()
 
+    @property
+    def is_beyond(self) -> bool:
+        """Whether it passes positions that nothing had come to, and no event after them was read."""
+        return any(one.is_open for one in self.witnesses)
+
 
 class Fence:
     """The fence of one partition and one owner."""
@@ -63,9 +68,13 @@ class Fence:
     ) -> bool:
         """Move the checkpoint from the position `before`, and renew the lease; tell whether the row was still ours.
 
-        `event` is the id of the event that the checkpoint keeps, where it keeps one.
+        `event` is the id of the event that the checkpoint keeps, where it keeps one. Beyond the last event that was
+        read it is a transaction that has to be lent: the mark is asked for first, and what is below it can be seen in
+        the statement after.
         """
         asks = self._can_lose_what_was_read and progress.position > before and bool(progress.witnesses)
+        if asks and progress.is_beyond and self._database.high_water_mark(connection) < progress.position:
+            return False
         values: dict[str, object] = {
             **self._given,
             **event,

@@ -338,10 +338,10 @@ class Partition:
         return [item for item in due if item.position < self._suspect] or due
 
     def _end_of(self, batch: list[FeedItem], due: list[FeedItem], page: Page, waits_before: int | None) -> int:
-        """Where the checkpoint is when the batch is done: at the end of what was scanned, if nothing is left of it."""
+        """Where the checkpoint is when the batch is done: at the last event of the page, if nothing is left of it."""
         if len(batch) < len(due):
             return batch[-1].position
-        return page.scanned_through if waits_before is None else waits_before - 1
+        return page.last_event if waits_before is None else waits_before - 1
 
     def _ask_about_keys(self, batch: Sequence[FeedItem]) -> None:
         """Whatever would be held back is looked up again: an operator may have closed what it waits behind."""

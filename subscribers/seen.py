@@ -5,15 +5,20 @@ was committed asynchronously. The positions are given out again then, to other e
 in hand, and whose checkpoint's row is as it was, would move it past the new ones. So a checkpoint moves only if in each
 stretch of the log that was read for it the last event is the one that was read: `Fence` compares them.
 
-The last one suffices: while it stands where it was read, nothing can come before it, for a server that has a position
-written down never gives out an earlier one again. And there is one for each page, for one page may have been read
-before the loss, and the next after it.
+One suffices: while it stands where it was read, nothing can come before it, for a server that has a position written
+down never gives out an earlier one again. And there is one for each page, for one page may have been read before the
+loss, and the next after it.
 
-Of a sparse page the last event before a checkpoint is not known. Its witness, for each checkpoint within it, is the
-last event that there was when it was read: while that one stands, so does everything before it.
+It is the first event at or after the checkpoint, so that positions which nothing had come to stand before it as well:
+they are lost with the server's memory of having given them out. Of a sparse page it is the last event that there was
+when it was read, since others are not known.
+
+After the last event of a full page there is none. Such positions are passed in the worker's memory, and the row follows
+later, when nothing is in hand; and then the log has to say first that it has given them out, and that nothing is on its
+way to them.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -24,13 +29,14 @@ from eventlog.subscribers.feed import FeedItem, Page
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
     """What was read at once, and is relied on up to `reached`: of the events with after < position <= through the last
-    one has the id `last`, if there is one. In a sparse page that one may stand far after what is relied on.
+    one has the id `last`, if there is one. `is_open` is whether it stands before what is relied on.
     """
 
     after: int
     reached: int
     through: int
     last: UUID | None
+    is_open: bool = False
 
 
 class Seen:
@@ -67,9 +73,12 @@ def _stretch(page: Page, *, reached: int) -> Stretch:
         through = max(reached, page.ending.position)
         return Stretch(after=page.after, reached=reached, through=through, last=page.ending.id)
     items: Sequence[FeedItem] = page.items
-    place = bisect_right(items, reached, key=_position)
-    last = items[place - 1].stored.id if place else None
-    return Stretch(after=page.after, reached=reached, through=reached, last=last)
+    place = bisect_left(items, reached, key=_position)
+    if place < len(items):
+        witness = items[place].stored
+        return Stretch(after=page.after, reached=reached, through=witness.position, last=witness.id)
+    last = items[-1].stored.id if items else None
+    return Stretch(after=page.after, reached=reached, through=reached, last=last, is_open=True)
 
 
 def _position(item: FeedItem) -> int:

@@ -75,7 +75,7 @@ class Settling:
     def _move_alone(self, progress: Progress) -> None:
         """Move the checkpoint with nothing beside it: one statement, where the database can commit it by itself."""
         began = self._runtime.clock.monotonic()
-        alone = self._runtime.database.autocommit()
+        alone = None if progress.is_beyond else self._runtime.database.autocommit()
         if alone is None:
             with self.fenced(progress):
                 return

@@ -4,19 +4,19 @@ The loss is made by the superuser here, within one server, so that each place of
 standby is promoted in `test_faults_failover.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from eventlog.query import PageQuery
-from eventlog.subscribers import feed
+from eventlog.subscribers import feed, partition
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.feed import Feed
 from eventlog.subscribers.partition import Partition
-from tests.subscribers_support import Bench, Lost, Sent, runtime_of
+from tests.subscribers_support import Bench, BugError, Lost, Sent, runtime_of
 
 
 @pytest.fixture
@@ -38,15 +38,20 @@ def lose_after(bench: Bench, position: int) -> None:
 class Reader:
     """One subscriber of crates that are sent, and the worker that runs it, turn by turn."""
 
-    def __init__(self, bench: Bench, *, delivery: str = "at-least-once") -> None:
+    def __init__(self, bench: Bench, *, delivery: str = "at-least-once", on_failure: str = "park") -> None:
         self.bench = bench
         self.app: App = bench.app()
         self.calls: list[int] = []
-        mail = self.app.subscriber("mail", delivery=delivery)
+        self.fails: Callable[[], None] = lambda: None
+        """What happens while the handler fails, at the numbers below zero."""
+        mail = self.app.subscriber("mail", delivery=delivery, on_failure=on_failure)
 
         @mail
-        def send(_crate: Sent, ctx: Context) -> None:
-            self.calls.append(ctx.event.data.number)
+        def send(crate: Sent, _ctx: Context) -> None:
+            self.calls.append(crate.number)
+            if crate.number < 0:
+                self.fails()
+                raise BugError
 
         self.app.register()
         self.runtime = runtime_of(self.app)
@@ -131,6 +136,76 @@ def test_positions_that_nothing_had_come_to_before_the_loss_are_not_passed_when_
     reader.turns()
 
     assert reader.calls == [1, 2, 3, 204, 205]
+
+
+def test_positions_that_nothing_had_come_to_are_not_passed_for_what_comes_after_the_loss(bench: Bench) -> None:
+    """They stand in no checkpoint's way when it is written, and are given out again afterwards."""
+    reader = Reader(bench)
+    before = send(bench, 1, 2, 3)
+    reader.turns()
+    rolled_back(bench, 3)
+    reader.turns()
+    lose_after(bench, before[-1])
+
+    reader.partition.release()
+    assert (bench.position("mail"), bench.checkpoint("mail").owner) == (before[-1], None)
+    send(bench, 204, 205, 206, 207)
+    reader.turns()
+
+    assert reader.calls == [1, 2, 3, 204, 205, 206, 207]
+
+
+def test_nor_are_they_where_the_lease_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition, "PASS_SECONDS", 0.0)
+    reader = Reader(bench)
+    before = send(bench, 1, 2, 3)
+    reader.turns()
+    rolled_back(bench, 3)
+    reader.feed.refresh()
+    lose_after(bench, before[-1])
+    reader.partition.turn()
+    reader.turns()
+    send(bench, 204, 205, 206, 207)
+    reader.turns()
+
+    assert reader.calls == [1, 2, 3, 204, 205, 206, 207]
+
+
+@MODES
+def test_a_batch_moves_its_checkpoint_to_its_last_event_and_not_over_what_followed(bench: Bench, delivery: str) -> None:
+    reader = Reader(bench, delivery=delivery)
+    before = send(bench, 1, 2, 3)
+    rolled_back(bench, 3)
+    reader.feed.refresh()
+    assert reader.feed.page(after=0).scanned_through == 6
+    lose_after(bench, before[-1])
+
+    reader.partition.turn()
+    assert bench.position("mail") == before[-1]
+    found = send(bench, 204, 205, 206, 207)
+    reader.turns()
+
+    # At most once, what was announced beyond them is left to an operator, with all that is found before it.
+    unknown = dict.fromkeys(found, "parked") if delivery == "at-most-once" else {}
+    assert bench.states("mail") == unknown
+    assert reader.calls == [1, 2, 3, 207] + ([] if unknown else [204, 205, 206, 207])
+
+
+def test_what_stands_before_a_failure_is_witnessed_by_the_failure(bench: Bench) -> None:
+    """Under halt the checkpoint goes to right before it. The event is lost, and its place is given out again later."""
+    reader = Reader(bench, on_failure="halt")
+    before = send(bench, 1, 2, 3)
+    rolled_back(bench, 3)
+    send(bench, -7)
+    reader.feed.refresh()
+    reader.fails = lambda: lose_after(bench, before[-1])
+
+    reader.partition.turn()
+    assert bench.position("mail") <= before[-1]
+    send(bench, 204, 205, 206, 207)
+    reader.turns()
+
+    assert reader.calls[-4:] == [204, 205, 206, 207]
 
 
 def test_pages_of_before_and_after_the_loss_are_told_apart(bench: Bench) -> None:
