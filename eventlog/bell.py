@@ -18,12 +18,14 @@ from eventlog.schema.tables import Tables
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be seen of a log at one moment.
 
-    `in_flight` is whether an append is on its way; its positions may not even be allocated yet.
+    `in_flight` is whether an append is on its way; its positions may not even be allocated yet. `session` is the
+    connection that told it, see `Database.session`.
     """
 
     head: int
     high_water_mark: int
     in_flight: bool
+    session: object = None
 
 
 class SilentBellError(DatabaseError):

@@ -129,6 +129,16 @@ class Database(Protocol):
         """Lend what `reader` lends, at the least cost: for `head`, `high_water_mark`, `look` and `page`."""
         ...
 
+    def steady(self) -> AbstractContextManager[Lent]:
+        """Lend what `quick` lends, and have one server answer all its statements: behind a pooler, in a transaction."""
+        ...
+
+    def session(self, connection: Lent) -> object:
+        """Return what is the same object while it is the same connection that is lent, so that the same server answers;
+        None behind a pooler, where nobody knows.
+        """
+        ...
+
     def join(self, connection: Connection) -> AbstractContextManager[None]:
         """Append within the block, as part of the transaction of a caller; raises `UnsafeTransactionError` at once."""
         ...

@@ -81,6 +81,7 @@ where l.locktype = 'advisory' and l.objsubid = 2 and l.mode = 'ShareLock'
 order by 1, 5
 """
 
+_SESSION = "eventlog_session"
 _CONNECTION_LOST = ("08", "57P")
 _NO_RESOURCES = "53"
 """A full disk, no memory, no connection slot."""
@@ -143,6 +144,13 @@ class PostgresDatabase:
 
     def quick(self) -> AbstractContextManager[Lent]:
         return self._lend(self._read_committed) if self._default_is_stricter() else self._lend_driver()
+
+    def steady(self) -> AbstractContextManager[Lent]:
+        in_transaction = self._default_is_stricter() or self._pooler.is_noticed
+        return self._lend(self._read_committed) if in_transaction else self._lend_driver()
+
+    def session(self, connection: Lent) -> object:
+        return None if self._pooler.is_noticed else _borrowed(connection).info.setdefault(_SESSION, object())
 
     def insert_alone(self, event: PendingEvent, expected: Expected) -> list[Inserted] | None:
         if self._default_is_stricter():
@@ -226,7 +234,7 @@ class PostgresDatabase:
 
     def look(self, connection: Lent) -> Look:
         head, mark, in_flight = self._rows(connection, f"select * from {self.schema}.look()")[0]
-        return Look(head=head, high_water_mark=mark, in_flight=in_flight)
+        return Look(head=head, high_water_mark=mark, in_flight=in_flight, session=self.session(connection))
 
     def bell_maker(self, listen_url: str | None) -> Callable[[], Bell]:
         engine = self.engine if listen_url is None else engine_for(listen_url, Pooler())

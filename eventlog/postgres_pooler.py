@@ -24,6 +24,11 @@ class Pooler:
     def __init__(self) -> None:
         self._noticed: bool | None = None
 
+    @property
+    def is_noticed(self) -> bool:
+        """Whether one has been noticed so far."""
+        return bool(self._noticed)
+
     def is_before(self, connection: Any) -> bool:
         """`connection` is the driver's, or SQLAlchemy's around it: only that one runs a coroutine's without waiting."""
         if self._noticed is None:

@@ -122,6 +122,12 @@ class SqliteDatabase:
     def quick(self) -> AbstractContextManager[Lent]:
         return closing(self._borrow())
 
+    steady = quick
+
+    def session(self, connection: Lent) -> object:
+        """There is one file, whoever reads it."""
+        return self.engine
+
     def insert_alone(self, event: PendingEvent, expected: Expected) -> list[Inserted] | None:
         if not getattr(self.engine, _PREPARED, False):
             with self.transaction() as connection:
@@ -240,7 +246,7 @@ class SqliteDatabase:
 
     def look(self, connection: Lent) -> Look:
         head = self.head(connection)
-        return Look(head=head, high_water_mark=head, in_flight=False)
+        return Look(head=head, high_water_mark=head, in_flight=False, session=self.session(connection))
 
     def bell_maker(self, listen_url: str | None) -> Callable[[], Bell]:
         if listen_url is not None:

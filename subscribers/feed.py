@@ -10,16 +10,21 @@ statement does not find there by type is not there.
 Nothing here outlives a lost connection, whoever has lost it, nor an error of the database: after a crash or a failover,
 or when a log is put back to a copy of it, what was read may be gone, and its positions given out again. `Seen` is the
 second guard, for what somebody has in hand by then.
+
+A mark says nothing of another server, which may have lost what it counts, and have other appends on their way below it.
+So it holds on the connection that told it, and is asked again where a page is read on another: that one may lead to a
+standby that has been promoted. Behind a pooler nobody knows, and both are read in one transaction.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from eventlog.bell import Look
+from eventlog.database import Lent
 from eventlog.event_types import decode_data, is_immutable, with_data
 from eventlog.events import Recorded, StoredEvent
 from eventlog.log import EventLog
@@ -130,12 +135,14 @@ class Feed:
         self._only_to_events = only_to_events
         self._lock = threading.Lock()
         self._mark = 0
+        self._asked_on: object = None
+        """The connection that told the mark. Another one may lead to another server, where it says nothing."""
         self._head = 0
         self._moves = 0
         self._forgotten = 0
         self._known_as_of = self._as_of()
         self._pages: OrderedDict[int, Page] = OrderedDict()
-        self._sparse = SparsePages(log)
+        self._sparse = SparsePages(log, marked=self._marked)
 
     @property
     def mark(self) -> int:
@@ -162,8 +169,9 @@ class Feed:
         database = self._log.database
         as_of = self._as_of()
         with database.quick() as connection:
+            session = database.session(connection)
             head = mark = database.head(connection)
-            if head != self._mark:
+            if head != self._mark or not self._was_asked_on(session):
                 mark = database.high_water_mark(connection)
         with self._lock:
             if as_of != self._as_of():
@@ -172,13 +180,13 @@ class Feed:
             if as_of != self._known_as_of:
                 self._known_as_of = as_of
                 self._drop()
-            self._saw(head=head, mark=mark)
+            self._saw(head=head, mark=mark, session=session)
         return mark
 
     def saw(self, look: Look) -> None:
         """Take over what somebody else has looked at."""
         with self._lock:
-            self._saw(head=look.head, mark=look.high_water_mark)
+            self._saw(head=look.head, mark=look.high_water_mark, session=look.session)
 
     def may_leave_out(self, after: int) -> bool:
         """Whether so much follows a position that a page may be sparse: if not, nobody need say what is wanted."""
@@ -233,12 +241,26 @@ class Feed:
     def _drop(self) -> None:
         self._pages.clear()
         self._sparse.clear()
-        self._saw(head=0, mark=0)
+        self._saw(head=0, mark=0, session=None)
 
-    def _saw(self, *, head: int, mark: int) -> None:
+    def _saw(self, *, head: int, mark: int, session: object) -> None:
         if mark != self._mark:
             self._moves += 1
-        self._head, self._mark = head, mark
+        self._head, self._mark, self._asked_on = head, mark, session
+
+    def _was_asked_on(self, session: object) -> bool:
+        return session is not None and session is self._asked_on
+
+    def _marked(self, connection: Lent) -> int:
+        """Return the mark up to which events can be read on a connection, which is asked where another one told it."""
+        database = self._log.database
+        session = database.session(connection)
+        if self._was_asked_on(session):
+            return self._mark
+        mark = database.high_water_mark(connection)
+        if mark >= self._mark:
+            self._asked_on = session
+        return min(mark, self._mark)
 
     def _sparse_or_full(self, after: int, types: frozenset[str] | None) -> Page:
         """A full page that is kept costs nothing, whoever it was read for."""
@@ -246,7 +268,7 @@ class Feed:
         if types is None or not self.may_leave_out(after):
             return page or self._read(after)
         if page is None:
-            page = self._sparse.page(types, after=after, mark=self._mark)
+            page = self._sparse.page(types, after=after)
         if page is None:
             page = self._read(after)
         if page.ending is None:
@@ -254,10 +276,11 @@ class Feed:
         return page
 
     def _read(self, after: int) -> Page:
-        mark = self._mark
-        query = PageQuery(after=after, until=mark, limit=PAGE_EVENTS)
-        with self._log.database.quick() as connection:
-            rows = self._log.database.page(connection, query) if after < mark else []
+        database = self._log.database
+        with database.steady() as connection:
+            mark = self._marked(connection)
+            query = PageQuery(after=after, until=mark, limit=PAGE_EVENTS)
+            rows = database.page(connection, query) if after < mark else []
         items = list(map(FeedItem, rows))
         through = rows[-1].position if len(rows) == PAGE_EVENTS else self._reach(items, after, max(after, mark))
         page = Page(after=after, items=items, scanned_through=through)
@@ -271,8 +294,9 @@ class Feed:
 class SparsePages:
     """The pages of a feed that were read by types, and whose turn it is to have such. Used under the feed's lock."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, *, marked: Callable[[Lent], int]) -> None:
         self._log = log
+        self._marked = marked
         self._pages: OrderedDict[tuple[frozenset[str], int], Page] = OrderedDict()
         self._rare: set[frozenset[str]] = set()
 
@@ -280,13 +304,13 @@ class SparsePages:
         """Drop what was read."""
         self._pages.clear()
 
-    def page(self, types: frozenset[str], *, after: int, mark: int) -> Page | None:
+    def page(self, types: frozenset[str], *, after: int) -> Page | None:
         """Return a page by types; None for those that are to have a full one."""
         if not 0 < len(types) <= TYPES_MERGED_MAX:
             return None
         page = kept_page((page for (of, _), page in self._pages.items() if of == types), after)
         if page is None and types in self._rare:
-            page = self._read(types, after=after, mark=mark)
+            page = self._read(types, after=after)
         return page
 
     def judge(self, page: Page, types: frozenset[str]) -> None:
@@ -298,7 +322,7 @@ class SparsePages:
             else:
                 self._rare.discard(types)
 
-    def _read(self, types: frozenset[str], *, after: int, mark: int) -> Page | None:
+    def _read(self, types: frozenset[str], *, after: int) -> Page | None:
         """Read two statements: the last event that there is, and what is wanted up to there.
 
         In this order. Should somebody else answer the second one, who has lost what the first was told of, then the
@@ -306,7 +330,8 @@ class SparsePages:
         there, and the page have missed what stands before it.
         """
         database = self._log.database
-        with database.quick() as connection:
+        with database.steady() as connection:
+            mark = self._marked(connection)
             last = database.page(connection, PageQuery(after=after, until=mark, limit=1, backwards=True))
             if not last:
                 return None

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from psycopg import pq
 from sqlalchemy import text
 
+from eventlog.postgres_pooler import Pooler, driver_of
 from eventlog.query import PageQuery
 from eventlog.subscribers import feed, partition
 from eventlog.subscribers.app import App
@@ -206,6 +208,58 @@ def test_what_stands_before_a_failure_is_witnessed_by_the_failure(bench: Bench) 
     reader.turns()
 
     assert reader.calls[-4:] == [204, 205, 206, 207]
+
+
+def look(reader: Reader) -> None:
+    reader.feed.saw(reader.runtime.log.doorbell.look())
+
+
+@pytest.mark.parametrize("asks", [lambda reader: reader.feed.refresh(), look], ids=["polls", "looks"])
+def test_a_mark_is_asked_again_on_a_connection_that_may_lead_to_another_server(
+    bench: Bench, asks: Callable[[Reader], object]
+) -> None:
+    reader = Reader(bench)
+    (first,) = send(bench, 1)
+    reader.turns()
+    rolled_back(bench, 6)
+    asks(reader)
+    with reader.app.engine.connect():
+        # Whoever connects now is given a connection that the mark was not asked on.
+        lose_after(bench, first)
+        with bench.transaction() as on_its_way:
+            bench.log.append(Sent(202), tx=on_its_way)
+            found = send(bench, 203, 204)
+            assert found[-1] < reader.feed.mark
+            page = reader.feed.page(after=first)
+            assert (page.items, page.scanned_through) == ([], first)
+            reader.partition.turn()
+    reader.turns()
+
+    assert reader.calls == [1, 202, 203, 204]
+
+
+def test_behind_a_pooler_a_mark_is_asked_for_each_page_in_its_transaction(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pooler may lead each transaction to another server, over connections that are not seen to be lost."""
+    monkeypatch.setattr(Pooler, "is_before", lambda _pooler, _connection: True)
+    monkeypatch.setattr(Pooler, "is_noticed", True)
+    reader = Reader(bench)
+    (first,) = send(bench, 1)
+    reader.turns()
+    rolled_back(bench, 6)
+    reader.feed.refresh()
+    lose_after(bench, first)
+    with bench.transaction() as on_its_way:
+        bench.log.append(Sent(202), tx=on_its_way)
+        send(bench, 203, 204)
+        assert reader.feed.page(after=first).scanned_through == first
+    with reader.app.log.database.steady() as connection:
+        reader.app.log.database.high_water_mark(connection)
+        assert driver_of(connection.connection).info.transaction_status is pq.TransactionStatus.INTRANS
+    reader.turns()
+
+    assert reader.calls == [1, 202, 203, 204]
 
 
 def test_pages_of_before_and_after_the_loss_are_told_apart(bench: Bench) -> None:
