@@ -1,8 +1,10 @@
 """`replay` and `replays`: a range of the log once more for one effect, beside its live checkpoint."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -19,6 +21,7 @@ from eventlog.clock import SystemClock
 from eventlog.errors import UsageError
 from eventlog.log import EventLog
 from eventlog.subscribers.control.replays import (
+    Executor,
     Range,
     Replay,
     ReplayPlan,
@@ -29,8 +32,12 @@ from eventlog.subscribers.control.replays import (
     start_replay,
 )
 from eventlog.subscribers.heartbeat import Heartbeat
+from eventlog.subscribers.registration import check_contract, read_subscriber
 from eventlog.subscribers.replaying import Replaying
 from eventlog.subscribers.runtime import Runtime
+
+if TYPE_CHECKING:
+    from eventlog.subscribers.app import App  # only the foreground runs handlers
 
 LOOK_SECONDS = 0.3
 
@@ -84,7 +91,7 @@ def replay(
     if cancelled is not None:
         return _cancel(cancelled, settings, reason)
     if resumed is not None:
-        return _execute(resumed, settings)
+        return _resume(resumed, settings)
     if subscriber is None:
         raise UsageError("a replay wants a subscriber", remedy="name it: eventlog replay mail --from 900 --until 1200")
     chosen = Range(
@@ -95,20 +102,17 @@ def replay(
         since=None if since is None else parse_time(since),
         before=None if before is None else parse_time(before),
     )
+    deed = partial(_start, subscriber=subscriber, chosen=chosen, new_keys=new_keys, reason=reason, settings=settings)
+    if foreground and not dry_run:
+        with opened_app(settings) as app:
+            return _in_foreground(app, subscriber, deed, settings, yes=yes)
     with opened_log(settings) as log:
-        plan = start_replay(log.database, subscriber, chosen, new_keys=new_keys, dry_run=True)
-        if not settings.json:
-            _show_plan(plan, dry_run=dry_run)
-        if not dry_run:
-            ask(f"Replay {_counted(plan)} to {subscriber}?", yes=yes, dry_run_offered=True)
-            plan = start_replay(log.database, subscriber, chosen, new_keys=new_keys, reason=reason)
+        plan = deed(log, dry_run=dry_run, yes=yes)
         if dry_run or plan.operation is None:
             return _show_started(log, plan, settings, dry_run=True)
-        if not (foreground or wait):
+        if not wait:
             return _show_started(log, plan, settings, dry_run=False)
-        if not foreground:
-            return _wait(log, plan.operation, settings)
-    return _execute(plan.operation, settings)
+        return _wait(log, plan.operation, settings)
 
 
 @click.command()
@@ -152,22 +156,61 @@ def _cancel(operation: int, settings: Settings, reason: str | None) -> int:
     return Exit.OK
 
 
-def _execute(operation: int, settings: Settings) -> int:
-    """Run a replay in this process until it has ended; ^C leaves it to be resumed."""
+def _start(
+    log: EventLog,
+    *,
+    subscriber: str,
+    chosen: Range,
+    new_keys: bool,
+    reason: str | None,
+    settings: Settings,
+    dry_run: bool,
+    yes: bool,
+    executor: Executor | None = None,
+) -> ReplayPlan:
+    """Show the plan, ask, and start it."""
+    plan = start_replay(log.database, subscriber, chosen, new_keys=new_keys, dry_run=True)
+    if not settings.json:
+        _show_plan(plan, dry_run=dry_run)
+    if dry_run:
+        return plan
+    ask(f"Replay {_counted(plan)} to {subscriber}?", yes=yes, dry_run_offered=True)
+    return start_replay(log.database, subscriber, chosen, new_keys=new_keys, reason=reason, executor=executor)
+
+
+def _in_foreground(app: "App", name: str, deed: Callable[..., ReplayPlan], settings: Settings, *, yes: bool) -> int:
+    """Start a replay as ours, so that no worker takes it up first, and execute it."""
+    runtime = app.runtime()
+    with app.log.database.reader() as connection:
+        registered = read_subscriber(connection, app.log.database, name)
+    check_contract(registered, app.chosen([name])[0], app.log.database)
+    executor = Executor(owner=runtime.owner, lease_seconds=runtime.lease_seconds)
+    plan = deed(app.log, dry_run=False, yes=yes, executor=executor)
+    assert plan.operation is not None
+    return _execute(app, runtime, plan.operation, settings)
+
+
+def _resume(operation: int, settings: Settings) -> int:
     with opened_app(settings) as app:
-        found = read_replay(app.log.database, operation)
-        subscriber = app.chosen([found.subscriber])[0]
-        runtime = app.runtime()
-        replaying = Replaying(runtime, subscriber, operation)
-        try:
-            with Heartbeat(runtime, list, also=[replaying]), shown_progress(found.until - found.position) as progress:
-                _turns(replaying, runtime, app.log, found, progress)
-        except KeyboardInterrupt:
-            say(f"Left unfinished; `eventlog replay --resume {operation}` goes on with it, --cancel ends it")
-            raise
-        finally:
-            replaying.release()
-        return _show_ended(read_replay(app.log.database, operation), settings)
+        return _execute(app, app.runtime(), operation, settings)
+
+
+def _execute(app: "App", runtime: Runtime, operation: int, settings: Settings) -> int:
+    """Run a replay in this process until it has ended; ^C leaves it to the workers, or to be resumed."""
+    found = read_replay(app.log.database, operation)
+    replaying = Replaying(runtime, app.chosen([found.subscriber])[0], operation)
+    try:
+        with Heartbeat(runtime, list, also=[replaying]), shown_progress(found.until - found.position) as progress:
+            _turns(replaying, runtime, app.log, found, progress)
+    except KeyboardInterrupt:
+        say(
+            f"Left unfinished; running workers go on with it, or `eventlog replay --resume {operation}` here;"
+            f" `eventlog replay --cancel {operation}` ends it"
+        )
+        raise
+    finally:
+        replaying.release()
+    return _show_ended(read_replay(app.log.database, operation), settings)
 
 
 def _turns(replaying: Replaying, runtime: Runtime, log: EventLog, found: Replay, progress: Progress) -> None:

@@ -1,5 +1,13 @@
 """`pause`, `resume`, `advance`, `seek`, `partitions`, `rename`, `remove`, `workers`, `replay`, as they are typed."""
 
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from eventlog.cli import replay_command
+from eventlog.subscribers.control.replays import ReplayPlan, start_replay
+from eventlog.subscribers.replaying import Replaying
 from tests.cli_support import Shop
 
 
@@ -102,6 +110,48 @@ def test_a_replay_in_the_foreground(shop: Shop) -> None:
     assert (done["state"], done["handled"], done["failed"]) == ("done", 2, 0)
     assert shop.json("replays", "mail")["replays"][0]["state"] == "done"
     assert shop.checkpoint("mail") == positions[-1]
+
+
+def test_a_replay_in_the_foreground_is_taken_up_by_no_running_worker(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker looks at the very moment that the row is committed."""
+    shop.orders(1, 1)
+    shop.drain()
+    taken: list[bool] = []
+
+    def start_and_look(*arguments: Any, **options: Any) -> ReplayPlan:
+        plan = start_replay(*arguments, **options)
+        if plan.operation is not None:
+            app = import_module("shop").app
+            taken.append(Replaying(app.runtime(), app.subscribers["mail"], plan.operation).turn().moved)
+        return plan
+
+    monkeypatch.setattr(replay_command, "start_replay", start_and_look)
+    done = shop.json("replay", "mail", "--foreground", "--yes", "--app", "shop:app")
+    assert (taken, done["state"], done["handled"]) == ([False], "done", 2)
+
+
+def test_a_replay_that_cannot_be_executed_in_the_foreground_is_not_started(shop: Shop) -> None:
+    shop.orders(1)
+    shop.drain()
+    shop.module("other", OTHER)
+    for app in ("other:fewer", "other:another"):
+        ran = shop.cli("replay", "mail", "--foreground", "--yes", "--app", app)
+        assert ran.code in (2, 3), ran
+    assert shop.cli("replay", "mail", "--foreground", "--yes").code == 2
+    assert shop.json("replays")["replays"] == []
+
+
+OTHER = """
+import os
+
+from eventlog import App
+
+fewer = App(os.environ["SHOP_URL"])
+another = App(os.environ["SHOP_URL"])
+another.subscriber("mail", partitions=4).on("clishop.*")(print)
+"""
 
 
 def test_a_replay_whose_events_fail_ends_with_1(shop: Shop) -> None:
