@@ -16,6 +16,7 @@ from eventlog.errors import UsageError
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers import control
 from eventlog.subscribers.control.ledger import ENTRIES_MAX
+from eventlog.subscribers.control.replay_failures import ReplayFailure
 from eventlog.subscribers.failed import ErrorGroup, Sought, read_entries, read_errors
 from eventlog.subscribers.ledger import Entry, EntryState
 
@@ -270,7 +271,7 @@ def _as_row(entry: Entry) -> tuple[str, ...]:
     return (entry.subscriber, *numbers, problem(entry))
 
 
-def problem(failed: Entry | ErrorGroup) -> str:
+def problem(failed: Entry | ErrorGroup | ReplayFailure) -> str:
     """Write what went wrong on one line."""
     return f"{failed.error_type}: {failed.message}" if failed.message else failed.error_type
 
