@@ -107,7 +107,7 @@ def test_failures_are_narrowed_by_subscriber_state_and_limit(shop: Shop) -> None
     assert count("board") == count("--state", "retrying") == 0
     ran = shop.cli("failures", "--limit", 1, "-o", "jsonl")
     assert len(ran.lines) == 1
-    assert "more than 1" in ran.err
+    assert "1 of 2 failures; --limit" in ran.err
 
 
 def test_closed_failures_are_listed_when_they_are_asked_for(shop: Shop) -> None:
