@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from eventlog.subscribers.app import App  # with all that runs handlers, which most commands do not
 
 FRAMES_SHOWN = 5
-_MACHINERY = (*(f"{Path(one.__file__).parent}{os.sep}" for one in (eventlog, importlib)), "<frozen import")
+_MACHINERY = (
+    *(f"{Path(str(one.__file__)).parent}{os.sep}" for one in (eventlog, importlib)),
+    "<frozen import",
+)
 
 
 @contextmanager
