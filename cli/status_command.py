@@ -7,9 +7,9 @@ import click
 
 from eventlog.cli.opening import load_app, opened_log
 from eventlog.cli.options import shared_options
-from eventlog.cli.output import Format, is_terminal, moment, say, show, show_items, show_json, show_table, table_width
+from eventlog.cli.output import Format, is_terminal, say, show, show_items, show_json, show_table, table_width
 from eventlog.cli.settings import Settings, read_settings
-from eventlog.cli.status_table import held_back_line, log_line, status_table
+from eventlog.cli.status_table import held_back_line, log_line, status_table, what_next
 from eventlog.database import Database
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.status import Status, read_status_of
@@ -85,20 +85,9 @@ def _show(found: Status) -> None:
 
 
 def _say_what_next(found: Status) -> None:
-    halted = [one.name for one in found.subscribers if one.state == "halted"]
-    for name in halted:
-        say(f"{name} is halted at a failure: `eventlog failures {name}` shows it, `eventlog retry {name}` tries again")
     for one in found.subscribers:
-        if one.ahead:
-            app = " --app ..." if one.log is not None else ""
-            say(
-                f"{one.name} is ahead of the log, which was restored to an earlier point; nothing is delivered to it:"
-                f" `eventlog verify {one.name}{app}` tells what to do"
-            )
-        if one.state == "outage":
-            say(
-                f"{one.name}: {one.outage_handler} has failed at everything since {moment(one.outage_since)}; it is"
-                f" tried again and again, and `eventlog retry {one.name}` tries at once"
-            )
+        if (line := what_next(one)) is not None:
+            say(line)
+    halted = any(one.state == "halted" for one in found.subscribers)
     if not halted and any(EntryState.PARKED in one.failures for one in found.subscribers):
         say("`eventlog failures` lists what is parked, `eventlog retry` makes it due again")
