@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-import eventlog
 from eventlog.cli.settings import DEFAULT_URL, Settings
 from eventlog.database import Database, translated
 from eventlog.errors import EventLogError, SchemaMissingError, UsageError
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
     from eventlog.subscribers.app import App  # with all that runs handlers, which most commands do not
 
 FRAMES_SHOWN = 5
-_MACHINERY = (
-    *(f"{Path(str(one.__file__)).parent}{os.sep}" for one in (eventlog, importlib)),
-    "<frozen import",
-)
+_PACKAGE = Path(__file__).parent.parent
+_MACHINERY = (f"{_PACKAGE}{os.sep}", f"{Path(str(importlib.__file__)).parent}{os.sep}", "<frozen import")
 
 
 @contextmanager
