@@ -139,6 +139,10 @@ class Database(Protocol):
         """
         ...
 
+    def place(self, connection: Connection) -> object:
+        """Return what tells the database, and the log in it, from others."""
+        ...
+
     def join(self, connection: Connection) -> AbstractContextManager[None]:
         """Append within the block, as part of the transaction of a caller; raises `UnsafeTransactionError` at once."""
         ...

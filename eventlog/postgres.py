@@ -159,6 +159,10 @@ class PostgresDatabase:
         with self._lend_driver() as lent:
             return self.insert(lent, [event], expected)
 
+    def place(self, connection: Connection) -> object:
+        question = "select oid, to_regclass(%s)::oid from pg_database where datname = current_database()"
+        return tuple(self._rows(connection, question, [f"{self.schema}.events"])[0])
+
     def join(self, connection: Connection) -> AbstractContextManager[None]:
         if connection.dialect.driver not in ("psycopg", "psycopg_async"):
             raise UnsafeTransactionError(

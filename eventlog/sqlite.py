@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -142,6 +143,11 @@ class SqliteDatabase:
                 lent.rollback()
                 raise
             return inserted
+
+    def place(self, connection: Connection) -> object:
+        (_, _, file) = connection.exec_driver_sql("pragma database_list").first() or (0, "", "")
+        found = Path(file).stat() if file else None
+        return None if found is None else (found.st_dev, found.st_ino)
 
     def join(self, connection: Connection) -> AbstractContextManager[None]:
         if connection.dialect.driver not in ("pysqlite", "aiosqlite"):
