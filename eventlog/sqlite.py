@@ -53,6 +53,7 @@ from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
 from eventlog.schema.timestamps import UnreadableTimeError, sqlite_text
 from eventlog.sqlite_doorbell import SqliteBell, commits_of
+from eventlog.sqlite_files import replacements_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -78,6 +79,7 @@ class SqliteDatabase:
         self.follows: Database | None = None
         self.tables = tables(dialect="sqlite", schema=schema)
         self._commits = commits_of(self.engine)
+        self._replacements = replacements_of(self.engine)
         self._events = self.tables.sql_name("events")
         self._epochs = self.tables.sql_name("epochs")
         self._event_tags = self.tables.sql_name("event_tags")
@@ -95,8 +97,8 @@ class SqliteDatabase:
 
     @property
     def losses(self) -> int:
-        """None: what was read from a file has been committed to it, and the file has no other."""
-        return 0
+        """Only those of a file that was replaced: what was read from a file has been committed to it."""
+        return self._replacements.count
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -380,16 +382,20 @@ def prepare(engine: E) -> E:
     if getattr(listened, _PREPARED, False):
         return engine
 
+    replacements = replacements_of(listened)
+
     @event.listens_for(listened, "connect")
-    def on_connect(driver: sqlite3.Connection, _record: object) -> None:
+    def on_connect(driver: sqlite3.Connection, record: Any) -> None:
         driver.isolation_level = None
         driver.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
         driver.execute("pragma synchronous = normal")
         driver.execute("pragma foreign_keys = on")
         driver.execute("pragma recursive_triggers = on")
+        replacements.opened(driver, record.info)
 
     @event.listens_for(listened, "checkout")
-    def on_checkout(driver: sqlite3.Connection, _record: object, _proxy: object) -> None:
+    def on_checkout(driver: sqlite3.Connection, record: Any, _proxy: object) -> None:
+        replacements.check(record.info)
         # SQLAlchemy leaves the legacy mode behind after somebody asked for AUTOCOMMIT.
         driver.isolation_level = None
 
