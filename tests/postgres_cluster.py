@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,10 +91,20 @@ class Cluster:
         self.execute("select pg_promote(true, 60)")
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
-        """Run one statement as the superuser, by itself."""
-        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+        """Run one statement as the superuser, by itself; a server that recovers is waited for."""
+        with self._connected() as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
+
+    def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
+        ends = time.monotonic() + SECONDS_MAX
+        while True:
+            try:
+                return psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True)
+            except psycopg.OperationalError:
+                if time.monotonic() >= ends:
+                    raise
+                threading.Event().wait(TRY_AGAIN_SECONDS)
 
     def close(self) -> None:
         """Stop it for good; its directory goes with it."""
