@@ -91,16 +91,13 @@ class Cluster:
         self.execute("select pg_promote(true, 60)")
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
-        """Run one statement as the superuser, by itself; a server that recovers is waited for."""
-        with self._connected() as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
+        """Run one statement as the superuser, by itself; again where the server recovers, or falls meanwhile."""
         ends = time.monotonic() + SECONDS_MAX
         while True:
             try:
-                return psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True)
+                with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+                    cursor = connection.execute(statement)
+                    return cursor.fetchall() if cursor.description else []
             except psycopg.OperationalError:
                 if time.monotonic() >= ends:
                     raise
