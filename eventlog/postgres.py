@@ -359,7 +359,8 @@ class PostgresDatabase:
         if is_standby(cause):
             return DatabaseReadOnlyError(
                 f"{place}: {said}",
-                remedy="lead the URL to the primary: postgresql:///shop?host=one&host=other&target_session_attrs=read-write",
+                remedy="lead the URL to the primary: postgresql:///shop?host=one&host=other&target_session_attrs=read-write;"
+                " or append in a transaction that may write",
             )
         unreachable = cause.sqlstate is None or cause.sqlstate.startswith(
             (*_CONNECTION_LOST, "28", "3D", _NO_RESOURCES)

@@ -326,12 +326,18 @@ class SqliteDatabase:
             return DatabaseFullError(
                 f"{place}: {said}", remedy="make room where the file is; what was not committed is done again"
             )
+        if "locked" in said:
+            return DatabaseUnreachableError(
+                f"{place} cannot be used: {said}",
+                remedy="a transaction has kept the write lock for too long; append within it, if it is your own:"
+                " tx=session, in a handler ctx.append",
+            )
         if isinstance(cause, sqlite3.OperationalError | sqlite3.DatabaseError) and any(
-            hint in said for hint in (*_NO_FILE, "not a database", "malformed", "locked")
+            hint in said for hint in (*_NO_FILE, "not a database", "malformed")
         ):
             return DatabaseUnreachableError(
                 f"{place} cannot be used: {said}",
-                remedy="is the path right, writable, and not locked by another program?",
+                remedy="is the path right, and can the file and its folder be written?",
             )
         return None
 
