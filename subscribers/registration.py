@@ -185,7 +185,7 @@ def _register(database: Database, subscriber: Subscriber, consent_to_change: boo
         if row is None or row.shape is None:
             create_tables(connection, subscriber.tables)
         elif absent := missing(connection, subscriber.tables):
-            raise _without_tables(row, absent)
+            raise without_tables(row, absent)
         row = _find(connection, database, subscriber.name, lock=RowLock.EXCLUSIVE)
         if row is None:
             refuse_owned(connection, database, subscriber)
@@ -196,10 +196,11 @@ def _register(database: Database, subscriber: Subscriber, consent_to_change: boo
         return _bring_up(connection, database, subscriber, row, consent_to_change)
 
 
-def _without_tables(row: SubscriberRow, absent: list[str]) -> RefusedError:
+def without_tables(row: SubscriberRow, absent: list[str]) -> RefusedError:
+    """Make the error for a projection whose tables are gone."""
     return RefusedError(
         f"projection {row.name!r} has come to its checkpoint, and its table {', '.join(absent)} is gone",
-        remedy=f"`eventlog rebuild {row.name} --app module:app` makes it anew",
+        remedy=f"`eventlog rebuild {row.name} --app module:app --in-place` makes it anew",
     )
 
 

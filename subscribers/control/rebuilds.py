@@ -23,13 +23,14 @@ from eventlog.errors import NotFoundError, RefusedError
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.declaration import Kind, Subscriber
 from eventlog.subscribers.operations import Operation, record
-from eventlog.subscribers.owned_tables import beside, clause, create_beside, missing
+from eventlog.subscribers.owned_tables import beside, clause, create_beside, has_columns, missing, missing_names
 from eventlog.subscribers.registration import (
     SHADOW_MARK,
     RowLock,
     SubscriberRow,
     insert_subscriber,
     read_subscriber,
+    without_tables,
 )
 
 
@@ -87,8 +88,10 @@ def begin_rebuild(
         if running is not None:
             return _same_or_refused(running, planned)
         beside(subscriber.tables, planned.suffix)
-        refuse_held_tables(connection, database, row)
-        _refuse_taken_names(connection, database, row, subscriber)
+        if absent := missing_names(connection, row.declaration.tables):
+            raise without_tables(row, absent)
+        refuse_held_tables(connection, database, row, "exchanged", shape=planned.shape)
+        refuse_taken_names(connection, row, subscriber)
         return planned if dry_run else _begin(connection, database, row, subscriber, planned=planned, reason=reason)
 
 
@@ -180,14 +183,28 @@ def refuse_while_rebuilt(connection: Connection, database: Database, name: str, 
         )
 
 
-def refuse_held_tables(connection: Connection, database: Database, row: SubscriberRow) -> None:
-    """Raise `RefusedError` when something would go on with the old tables after an exchange of names."""
-    found = database.holding_on(connection, [clause(name) for name in row.declaration.tables])
-    if found:
-        raise RefusedError(
-            f"the tables of {row.name!r} cannot be exchanged: {', '.join(found)} would keep the old ones, or be lost",
-            remedy="drop it and make it again afterwards, or rebuild in place: `--in-place`",
-        )
+def refuse_held_tables(
+    connection: Connection, database: Database, row: SubscriberRow, deed: str, *, shape: str | None = None
+) -> None:
+    """Raise `RefusedError` when something would go on with the old tables after others have come, or be lost with them.
+
+    With a `shape` that the tables have already they might be emptied instead, and the error says so.
+    """
+    absent = missing_names(connection, row.declaration.tables)
+    found = database.holding_on(connection, [clause(name) for name in row.declaration.tables if name not in absent])
+    if not found:
+        return
+    may_be_emptied = shape is not None and has_columns(row.shape, shape) and not any(map(_goes_with_rows, found))
+    instead = ", or rebuild in place, which empties them and leaves it alone: `--in-place`"
+    raise RefusedError(
+        f"the tables of {row.name!r} cannot be {deed}: {', '.join(found)} would keep the old ones, or be lost",
+        remedy=f"drop it and make it again afterwards{instead if may_be_emptied else ''}",
+    )
+
+
+def _goes_with_rows(holding: str) -> bool:
+    """Tell whether what holds on to a table keeps it from being emptied, or would be emptied with it."""
+    return holding.startswith(("foreign key", "inheritance"))
 
 
 def drop_tables(connection: Connection, database: Database, names: tuple[str, ...]) -> None:
@@ -246,7 +263,7 @@ def _planned(row: SubscriberRow, subscriber: Subscriber, database: Database, *, 
     )
 
 
-def _refuse_taken_names(connection: Connection, database: Database, row: SubscriberRow, subscriber: Subscriber) -> None:
+def refuse_taken_names(connection: Connection, row: SubscriberRow, subscriber: Subscriber) -> None:
     """Names that the live one does not have must be free: nobody can be asked when the tables are exchanged."""
     absent = missing(connection, subscriber.tables)
     taken = set(subscriber.declaration.tables) - set(row.declaration.tables) - set(absent)
