@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import Column, Connection, Dialect, Table, inspect, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from eventlog.errors import RefusedError
+from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.owned_tables import missing
 
 _KINDS = {
@@ -56,27 +58,89 @@ _KINDS_ON_POSTGRESQL = {
 }
 
 
+def misfit(connection: Connection, subscriber: Subscriber) -> RefusedError | None:
+    """Make the error for tables that were there before and cannot be written as code declares them."""
+    found = misfits(connection, subscriber.tables)
+    if not found:
+        return None
+    return RefusedError(
+        f"projection {subscriber.name!r} cannot write the tables that are there: {'; '.join(found)}",
+        remedy="change them, or the declaration; or name other tables; or, if nothing of them is needed, `drop table"
+        f" {', '.join(subscriber.table_names)}`: they are made as declared",
+    )
+
+
+def rows_before(connection: Connection, subscriber: Subscriber) -> RefusedError | None:
+    """Make the error for tables that hold rows before anything was applied: after a removal, say, or out of a backup.
+
+    One that begins now may be meant to go on with rows that somebody has put there.
+    """
+    found = [] if subscriber.start == "now" else _filled(connection, subscriber.tables)
+    if not found:
+        return None
+    return RefusedError(
+        f"table {', '.join(found)} of projection {subscriber.name!r} holds rows already, and every event would be"
+        " applied on top of them",
+        remedy=f"empty it, and it is filled from the log: {', '.join(f'`delete from {one}`' for one in found)};"
+        ' if its rows are to stay and be gone on with, declare start="now"',
+    )
+
+
 def misfits(connection: Connection, tables: Sequence[Table]) -> list[str]:
     """Say in what tables that are there differ from those declared, so that a projection could not write them."""
     absent = missing(connection, tables)
     return [said for one in tables if str(one.fullname) not in absent for said in _misfits(connection, one)]
 
 
-def filled(connection: Connection, tables: Sequence[Table]) -> list[str]:
+def _filled(connection: Connection, tables: Sequence[Table]) -> list[str]:
     """Name the tables that hold rows."""
     return [str(one.fullname) for one in tables if connection.execute(select(1).select_from(one).limit(1)).first()]
 
 
+class _Found:
+    """A table as the database has it. Names are as it tells them apart: SQLite does not mind capitals."""
+
+    def __init__(self, connection: Connection, table: Table) -> None:
+        self._looked_at = inspect(connection)
+        self._is_sqlite = connection.dialect.name == "sqlite"
+        self._schema = table.schema
+        names = self._looked_at.get_table_names(schema=table.schema) if self._is_sqlite else ()
+        self._name = next((one for one in names if self.told(one) == self.told(table.name)), table.name)
+        columns = self._looked_at.get_columns(self._name, schema=self._schema)
+        self.columns: Mapping[str, Mapping[str, Any]] = {self.told(one["name"]): dict(one) for one in columns}
+        key = self._looked_at.get_pk_constraint(self._name, schema=self._schema)
+        self.key = {self.told(name) for name in key["constrained_columns"]}
+
+    def told(self, name: str) -> str:
+        return name.lower() if self._is_sqlite else name
+
+    def has_unique(self, names: set[str]) -> bool:
+        """Tell whether rows of the same values in these columns cannot be, by whatever constraint or index."""
+        constraints = self._looked_at.get_unique_constraints(self._name, schema=self._schema)
+        indexes = self._looked_at.get_indexes(self._name, schema=self._schema)
+        whole = [one for one in indexes if one["unique"] and not _is_partial(one.get("dialect_options", {}))]
+        named = [one["column_names"] for one in constraints] + [one["column_names"] for one in whole]
+        return names in [{self.told(name) for name in one if name} for one in named]
+
+    def asks_for(self, name: str) -> bool:
+        """Tell whether a statement that does not name a column fails."""
+        one = self.columns[name]
+        if one["nullable"] or one.get("default") is not None or one.get("identity") or one.get("computed"):
+            return False
+        counts_by_itself = self._is_sqlite and self.key == {name}
+        return not counts_by_itself
+
+
 def _misfits(connection: Connection, table: Table) -> list[str]:
-    there = {one["name"]: one for one in inspect(connection).get_columns(table.name, schema=table.schema)}
-    declared = {column.name for column in table.columns}
-    said = [_misfit(column, there.get(column.name), connection.dialect) for column in table.columns]
+    found = _Found(connection, table)
+    declared = {found.told(column.name) for column in table.columns}
+    said = [_misfit(one, found.columns.get(found.told(one.name)), connection.dialect) for one in table.columns]
     said += [
         f"{name} is not declared, may not be null and has no default"
-        for name, one in there.items()
-        if name not in declared and _asks_for_a_value(connection, table, one)
+        for name in found.columns
+        if name not in declared and found.asks_for(name)
     ]
-    said.append(_other_key(connection, table))
+    said.append(_other_key(found, {found.told(column.name) for column in table.primary_key}))
     return [f"{table.fullname}: {one}" for one in said if one is not None]
 
 
@@ -103,38 +167,13 @@ def _word(kind: Any, dialect: Dialect) -> str:
     return before.strip() + after.partition(")")[2] if bracket else said
 
 
-def _asks_for_a_value(connection: Connection, table: Table, there: Mapping[str, Any]) -> bool:
-    if there["nullable"] or there.get("default") is not None or there.get("identity") or there.get("computed"):
-        return False
-    counts_by_itself = connection.dialect.name == "sqlite" and _key_of(connection, table) == {there["name"]}
-    return not counts_by_itself
-
-
-def _other_key(connection: Connection, table: Table) -> str | None:
+def _other_key(found: _Found, declared: set[str]) -> str | None:
     """A key that is declared keeps rows apart, and a statement may name it; any unique one of its columns will do."""
-    declared = {column.name for column in table.primary_key}
-    found = _key_of(connection, table)
-    if not declared or found == declared or (not found and declared in _unique(connection, table)):
+    if not declared or found.key == declared or (not found.key and found.has_unique(declared)):
         return None
-    return f"{_said(found)}, declared is ({', '.join(sorted(declared))})"
-
-
-def _key_of(connection: Connection, table: Table) -> set[str]:
-    return set(inspect(connection).get_pk_constraint(table.name, schema=table.schema)["constrained_columns"])
-
-
-def _unique(connection: Connection, table: Table) -> list[set[str]]:
-    looked_at = inspect(connection)
-    constraints = looked_at.get_unique_constraints(table.name, schema=table.schema)
-    indexes = looked_at.get_indexes(table.name, schema=table.schema)
-    whole = [one for one in indexes if one["unique"] and not _is_partial(one.get("dialect_options", {}))]
-    named = [one["column_names"] for one in constraints] + [one["column_names"] for one in whole]
-    return [{name for name in names if name} for names in named]
+    there = f"the key is ({', '.join(sorted(found.key))})" if found.key else "there is no key"
+    return f"{there}, declared is ({', '.join(sorted(declared))})"
 
 
 def _is_partial(options: Mapping[str, Any]) -> bool:
     return any(name.endswith("_where") for name in options)
-
-
-def _said(key: set[str]) -> str:
-    return f"the key is ({', '.join(sorted(key))})" if key else "there is no key"
