@@ -30,6 +30,7 @@ from eventlog.subscribers.control.rebuilds import (
     read_rebuild,
     refuse_held_tables,
     refuse_while_rebuilt,
+    release_live,
     remove_rows,
     shadow_of,
 )
@@ -108,13 +109,8 @@ def hold_live(database: Database, rebuild: Rebuild, *, seconds: float) -> None:
 
 def let_go_of_live(database: Database, rebuild: Rebuild) -> None:
     """Give the leases back that `hold_live` took; what has been taken over meanwhile stays as it is."""
-    table = database.tables.checkpoints
     with database.transaction() as connection:
-        connection.execute(
-            update(table)
-            .where(table.c.subscriber == rebuild.subscriber, table.c.owner == rebuild.shadow)
-            .values(owner=None, expires_at=None)
-        )
+        release_live(connection, database, rebuild)
         ring(connection, database.tables)
 
 

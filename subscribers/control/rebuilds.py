@@ -109,6 +109,7 @@ def cancel_rebuild(database: Database, name: str, *, reason: str | None = None, 
         read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
         # It may have been taken into use while we waited for its tables; then there is nothing to cancel.
         rebuild = _running(connection, database, name)
+        release_live(connection, database, rebuild)
         remove_rows(connection, database, rebuild.shadow)
         end_rebuild(connection, database, rebuild, RebuildState.CANCELLED, kept=None)
         done = Operation(
@@ -205,6 +206,16 @@ def refuse_held_tables(
 def _goes_with_rows(holding: str) -> bool:
     """Tell whether what holds on to a table keeps it from being emptied, or would be emptied with it."""
     return holding.startswith(("foreign key", "inheritance"))
+
+
+def release_live(connection: Connection, database: Database, rebuild: Rebuild) -> None:
+    """Give the leases of the live projection back that were taken for the shadow; see `exchange.hold_live`."""
+    table = database.tables.checkpoints
+    connection.execute(
+        update(table)
+        .where(table.c.subscriber == rebuild.subscriber, table.c.owner == rebuild.shadow)
+        .values(owner=None, expires_at=None)
+    )
 
 
 def drop_tables(connection: Connection, database: Database, names: tuple[str, ...]) -> None:
