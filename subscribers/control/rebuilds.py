@@ -77,8 +77,8 @@ def begin_rebuild(
 ) -> Rebuild:
     """Make new tables for a projection as code declares it now, and a shadow that fills them from the log.
 
-    One that runs already for the same version and columns is returned as it is. With `keep` the tables of before stay
-    when the new ones are taken into use, so that `go_back` can bring them back. Raises `UnknownSubscriberError`, and
+    One that runs already for the same version and columns is returned. With `keep` the tables of before stay when the
+    new ones are taken into use, so that `go_back` can bring them back, also where that runs already. Raises `UnknownSubscriberError`, and
     `RefusedError` when it owns no tables, when another version is being made, or when something holds on to the tables.
     """
     with translated(database), database.transaction() as connection:
@@ -86,7 +86,8 @@ def begin_rebuild(
         planned = _planned(row, subscriber, database, keep=keep)
         running = running_rebuild(connection, database, subscriber.name)
         if running is not None:
-            return _same_or_refused(running, planned)
+            _refuse_another(running, planned)
+            return running if running.keep or not keep else _keep(connection, database, running, dry_run=dry_run)
         beside(subscriber.tables, planned.suffix)
         if absent := missing_names(connection, row.declaration.tables):
             raise without_tables(row, absent)
@@ -285,9 +286,21 @@ def refuse_taken_names(connection: Connection, row: SubscriberRow, subscriber: S
         )
 
 
-def _same_or_refused(running: Rebuild, planned: Rebuild) -> Rebuild:
+def _keep(connection: Connection, database: Database, running: Rebuild, *, dry_run: bool) -> Rebuild:
+    """Have one that runs keep the tables of before. Under the lock of the subscriber's row it is not in use yet."""
+    if not dry_run:
+        table = database.tables.rebuilds
+        connection.execute(update(table).where(table.c.operation == running.operation).values(keep=True))
+        done = Operation(
+            action="keep", subscriber=running.subscriber, before=None, after={"rebuild": running.operation}
+        )
+        record(connection, database.tables, done)
+    return msgspec.structs.replace(running, keep=True)
+
+
+def _refuse_another(running: Rebuild, planned: Rebuild) -> None:
     if (running.version, running.shape) == (planned.version, planned.shape):
-        return running
+        return
     raise RefusedError(
         f"rebuild {running.operation} of {running.subscriber!r} runs, of version {running.version} and other columns",
         remedy=f"cancel it first: `eventlog rebuild {running.subscriber} --cancel`",
