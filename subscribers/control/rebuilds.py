@@ -78,8 +78,9 @@ def begin_rebuild(
     """Make new tables for a projection as code declares it now, and a shadow that fills them from the log.
 
     One that runs already for the same version and columns is returned. With `keep` the tables of before stay when the
-    new ones are taken into use, so that `go_back` can bring them back, also where that runs already. Raises `UnknownSubscriberError`, and
-    `RefusedError` when it owns no tables, when another version is being made, or when something holds on to the tables.
+    new ones are taken into use, so that `go_back` can bring them back, also where that runs already. Raises
+    `UnknownSubscriberError`, and `RefusedError` when it owns no tables, when another version is being made, or when
+    something holds on to the tables.
     """
     with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, subscriber.name, lock=RowLock.EXCLUSIVE)
