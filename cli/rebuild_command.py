@@ -144,7 +144,8 @@ def _show_plan(planned: Rebuild, declared: Subscriber, settings: Settings, *, dr
         return
     line = show if dry_run else say
     if planned.operation:
-        line(f"Rebuild {planned.operation} of {declared.name} runs already; going on with it")
+        kept = ", and the tables of before are kept" if planned.keep else ""
+        line(f"Rebuild {planned.operation} of {declared.name} runs already; it goes on{kept}")
     else:
         tables = ", ".join(declared.table_names)
         line(f"{tables} made anew at version {declared.version}, beside what is there, and then exchanged")

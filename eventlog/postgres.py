@@ -35,6 +35,7 @@ from eventlog.database import (
     Inserted,
     Lent,
     RecordedSince,
+    Rights,
     Sizes,
     lent_by_pool,
     pool_errors,
@@ -299,8 +300,11 @@ class PostgresDatabase:
     def rename_table(self, connection: Connection, name: TableClause, to: str, part: Callable[[str], str]) -> None:
         postgres_tables.rename_table(connection, name, to, part)
 
-    def grant_alike(self, connection: Connection, made: TableClause, like: TableClause) -> None:
-        postgres_tables.grant_alike(connection, made, like)
+    def rights_of(self, connection: Connection, name: TableClause) -> Rights:
+        return postgres_tables.rights_of(connection, name)
+
+    def grant(self, connection: Connection, name: TableClause, rights: Rights) -> None:
+        postgres_tables.grant(connection, name, rights)
 
     def passing(self, error: BaseException) -> bool:
         if isinstance(error, DBAPIError) and error.connection_invalidated:

@@ -31,6 +31,7 @@ from eventlog.database import (
     Inserted,
     Lent,
     RecordedSince,
+    Rights,
     Sizes,
     lent_by_pool,
     pool_errors,
@@ -290,7 +291,10 @@ class SqliteDatabase:
     def rename_table(self, connection: Connection, name: TableClause, to: str, part: Callable[[str], str]) -> None:
         sqlite_tables.rename_table(connection, name, to)
 
-    def grant_alike(self, connection: Connection, made: TableClause, like: TableClause) -> None:
+    def rights_of(self, connection: Connection, name: TableClause) -> Rights:
+        return Rights()
+
+    def grant(self, connection: Connection, name: TableClause, rights: Rights) -> None:
         """Nothing to do: a file has no roles."""
 
     def passing(self, error: BaseException) -> bool:

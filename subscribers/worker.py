@@ -196,7 +196,8 @@ class Worker:
         _add(self.counts, partition, done)
 
     def _release(self, agenda: Agenda) -> None:
-        for release in (*(partition.release for partition in agenda.partitions), agenda.replays.release):
+        releases = [partition.release for partition in agenda.partitions]
+        for release in (*releases, agenda.replays.release, agenda.rebuilds.release):
             try:
                 release()
             except (DBAPIError, DatabaseError):
