@@ -8,7 +8,6 @@ Databases take other values than a field's, and give back what they have made of
 are held to their field's type: a function would else see one thing within a page of events, and another after it.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -39,6 +38,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from eventlog.errors import DeclarationError
+from eventlog.projections.digests import digest_of
 from eventlog.subscribers.owned_tables import VALUES, Values
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
@@ -190,34 +190,9 @@ def _field(row: type[msgspec.Struct], field: types.Field) -> RowField:
 def _json_values(row: type[msgspec.Struct], field: types.Field, annotation: Any) -> Values:
     """Raises `DeclarationError` for what cannot be written as JSON: better now than at the first row."""
     try:
-        schema = msgspec.json.schema(annotation)
+        return Values(kind=f"json {digest_of(annotation)}")
     except TypeError as error:
         raise _not_kept(row, field.name, str(error).splitlines()[-1]) from error
-    text = msgspec.json.encode(_without_names(schema), order="sorted")
-    return Values(kind=f"json {hashlib.sha256(text).hexdigest()[:16]}")
-
-
-def _without_names(schema: dict[str, Any]) -> list[Any]:
-    """A schema without what is there for people: names of classes and docstrings change, and the values do not.
-
-    The schemas that it refers to follow it, numbered in the order in which they are first met.
-    """
-    named, numbers = schema.pop("$defs", {}), dict[str, int]()
-
-    def plain(one: Any) -> Any:
-        if isinstance(one, list):
-            return [plain(each) for each in one]
-        if not isinstance(one, dict):
-            return one
-        if isinstance(one.get("$ref"), str):
-            return numbers.setdefault(one["$ref"].removeprefix("#/$defs/"), len(numbers))
-        said = {name for name in ("title", "description") if isinstance(one.get(name), str)}
-        return {name: plain(one[name]) for name in sorted(one.keys() - said)}
-
-    found = [plain(schema)]
-    while len(found) <= len(numbers):
-        found.append(plain(named[list(numbers)[len(found) - 1]]))
-    return found
 
 
 def _not_kept(row: type[msgspec.Struct], name: str, problem: str) -> DeclarationError:
