@@ -7,7 +7,7 @@ from functools import partial
 import click
 import msgspec
 
-from eventlog.cli.opening import opened_database
+from eventlog.cli.opening import opened_database, opened_databases
 from eventlog.cli.options import Position, shared_options, subscriber_argument
 from eventlog.cli.output import Column, counted, moment, number, say, show, show_items, show_json, show_table, until
 from eventlog.cli.plan import ask
@@ -79,8 +79,8 @@ def failures(
 ) -> None:
     """List the events whose handler failed.
 
-    Of one subscriber, or of all; those that are open, unless others are asked for. `eventlog failure` shows one in
-    full.
+    Of one subscriber, or of all; those that are open, unless others are asked for. With --app, those of projections
+    whose rows are in another database as well. `eventlog failure` shows one in full.
 
     \b
       eventlog failures
@@ -90,13 +90,14 @@ def failures(
     settings = read_settings()
     wanted = () if every else (states or OPEN_STATES)
     sought = Sought(subscriber=subscriber, states=tuple(wanted), error=error, event_type=event_type)
-    with opened_database(settings, subscriber) as database:
+    with opened_databases(settings, subscriber) as databases:
         if group_by is not None:
-            errors = read_errors(database, sought, limit=limit + 1)
+            errors = [group for one in databases for group in read_errors(one, sought, limit=limit + 1)]
+            errors.sort(key=lambda group: -group.count)
             more = len(errors) > limit
             _show_errors(errors[:limit], settings)
         else:
-            found = read_entries(database, sought, limit=limit + 1)
+            found = [entry for one in databases for entry in read_entries(one, sought, limit=limit + 1)]
             more = len(found) > limit
             _show_failures(found[:limit], settings)
     if more:

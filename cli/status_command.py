@@ -1,18 +1,14 @@
 """`status`: how far everything is, and what failed; once, or again and again."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
 import click
 
-from eventlog.cli.opening import load_app, opened_log
+from eventlog.cli.opening import opened_databases
 from eventlog.cli.options import shared_options
 from eventlog.cli.output import Format, is_terminal, moment, say, show, show_items, show_json, show_table, table_width
-from eventlog.cli.settings import Settings, read_settings
+from eventlog.cli.settings import read_settings
 from eventlog.cli.status_table import held_back_line, log_line, status_table
-from eventlog.database import Database
 from eventlog.subscribers.ledger import EntryState
-from eventlog.subscribers.status import Status, read_status_of
+from eventlog.subscribers.status import Status, SubscriberStatus, read_status_of
 
 WATCH_SECONDS = 2.0
 
@@ -60,18 +56,6 @@ def status(interval: float | None) -> None:
         _show(found)
 
 
-@contextmanager
-def opened_databases(settings: Settings) -> Iterator[Sequence[Database]]:
-    """Lend the log's database, its tables checked, and the others that an app's subscribers have their rows in."""
-    with opened_log(settings) as log:
-        homes = [] if settings.app is None else load_app(settings).homes[1:]
-        try:
-            yield [log.database, *homes]
-        finally:
-            for home in homes:
-                home.engine.dispose()
-
-
 def _show(found: Status) -> None:
     show(log_line(found))
     for holder in found.held_back_by:
@@ -85,20 +69,25 @@ def _show(found: Status) -> None:
 
 
 def _say_what_next(found: Status) -> None:
-    halted = [one.name for one in found.subscribers if one.state == "halted"]
-    for name in halted:
-        say(f"{name} is halted at a failure: `eventlog failures {name}` shows it, `eventlog retry {name}` tries again")
+    halted = [one for one in found.subscribers if one.state == "halted"]
+    for one in halted:
+        failures, retry = (f"`eventlog {what} {one.name}{_app(one)}`" for what in ("failures", "retry"))
+        say(f"{one.name} is halted at a failure: {failures} shows it, {retry} tries again")
     for one in found.subscribers:
         if one.ahead:
-            app = " --app ..." if one.log is not None else ""
             say(
                 f"{one.name} is ahead of the log, which was restored to an earlier point; nothing is delivered to it:"
-                f" `eventlog verify {one.name}{app}` tells what to do"
+                f" `eventlog verify {one.name}{_app(one)}` tells what to do"
             )
         if one.state == "outage":
             say(
                 f"{one.name}: {one.outage_handler} has failed at everything since {moment(one.outage_since)}; it is"
-                f" tried again and again, and `eventlog retry {one.name}` tries at once"
+                f" tried again and again, and `eventlog retry {one.name}{_app(one)}` tries at once"
             )
     if not halted and any(EntryState.PARKED in one.failures for one in found.subscribers):
         say("`eventlog failures` lists what is parked, `eventlog retry` makes it due again")
+
+
+def _app(one: SubscriberStatus) -> str:
+    """What a command has to be told besides, where a subscriber's rows are in another database."""
+    return " --app ..." if one.log is not None else ""

@@ -157,7 +157,11 @@ def _other_version(row: SubscriberRow, subscriber: Subscriber) -> RefusedError:
             said,
             remedy=f"deploy the newest code; `eventlog rebuild {row.name} --back` goes back to tables that were kept",
         )
-    return RefusedError(said, remedy="it is made anew beside the live one, and taken into use when that is through")
+    return RefusedError(
+        said,
+        remedy=f"its workers make it anew beside the live one, once; `eventlog rebuilds {row.name}` tells what came of"
+        f" that, and `eventlog rebuild {row.name} --app module:app` begins it again",
+    )
 
 
 def _other_shape(row: SubscriberRow, declared: str | None) -> RefusedError:

@@ -357,6 +357,11 @@ def test_a_row_that_has_another_field_asks_for_a_version_and_is_made_anew_beside
         ({"key": ()}, "wants a key"),
         ({"key": "city", "indexes": ["town"]}, "no field 'town'"),
         ({"key": "city", "table": "kilos"}, "column of the same name"),
+        ({"key": lambda weighed: weighed.city}, "key=.* names no fields"),
+        ({"key": None}, "key=None names no fields"),
+        ({"key": ["city", 1]}, "names no fields"),
+        ({"key": "city", "indexes": "kilos"}, "indexes='kilos' is no list"),
+        ({"key": "city", "indexes": [None]}, "names no fields"),
     ],
 )
 def test_a_view_that_cannot_work_is_refused_when_it_is_declared(options: dict[str, Any], said: str) -> None:
