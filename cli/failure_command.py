@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from eventlog.cli.event_output import recorded
-from eventlog.cli.ledger_commands import entry_document, position, problem
+from eventlog.cli.ledger_commands import entry_document, entry_problem, position
 from eventlog.cli.opening import opened_database
 from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import Column, is_terminal, moment, number, printable, say, show, show_json, show_table, until
@@ -33,7 +33,7 @@ def failure(subscriber: str, at: int) -> None:
     if settings.json:
         show_json(_as_document(found))
         return
-    _show_entry(found.entry)
+    _show_entry(found.entry, found.waits_for)
     show()
     if found.event is None:
         say("The event is in another database; --app names it.")
@@ -41,11 +41,14 @@ def failure(subscriber: str, at: int) -> None:
         for line in event_lines(found.event):
             show(line)
     _show_attempts(found.attempts)
-    if found.entry.open:
+    if found.waits_for is not None:
+        say(f"It waits behind event {number(found.waits_for)} of its key, and follows by itself:")
+        say(f"`eventlog failure {subscriber} {found.waits_for}` shows that one, `eventlog retry` makes it due again.")
+    elif found.entry.open:
         say(f"`eventlog retry {subscriber} {at}` makes it due again; `eventlog skip` gives it up.")
 
 
-def _show_entry(entry: Entry) -> None:
+def _show_entry(entry: Entry, waits_for: int | None) -> None:
     fields = {
         "failure": f"{entry.subscriber} {number(entry.position)}",
         "state": entry.state if entry.next_attempt_at is None else f"{entry.state}, {until(entry.next_attempt_at)}",
@@ -53,7 +56,7 @@ def _show_entry(entry: Entry) -> None:
         "failed": f"{moment(entry.first_failed_at)} to {moment(entry.last_failed_at)}",
         "key": entry.key,
         "handler": entry.handler or "-",
-        "error": problem(entry),
+        "error": entry_problem(entry, waits_for),
         "kind": entry.fingerprint,
     }
     if entry.reason is not None:
@@ -94,4 +97,5 @@ def _as_document(found: FailureInFull) -> dict[str, object]:
         "failure": entry_document(found.entry),
         "event": None if found.event is None else recorded(found.event),
         "attempts": [msgspec.structs.asdict(one) for one in found.attempts],
+        "waits_for": found.waits_for,
     }

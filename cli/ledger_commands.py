@@ -1,7 +1,7 @@
 """`failures`, `retry`, `skip`: the ledger, entry by entry."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import click
@@ -16,12 +16,15 @@ from eventlog.errors import UsageError
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers import control
 from eventlog.subscribers.control.ledger import ENTRIES_MAX
-from eventlog.subscribers.failed import ErrorGroup, Sought, read_entries, read_errors
+from eventlog.subscribers.control.replay_failures import ReplayFailure
+from eventlog.subscribers.failed import ErrorGroup, Sought, count_entries, read_entries, read_errors, read_waited_for
 from eventlog.subscribers.ledger import Entry, EntryState
+from eventlog.subscribers.problems import BLOCKED
 
 FAILURES_SHOWN = 1_000
 ENTRIES_NAMED = 20
 KINDS_NAMED = 10
+FOLLOW = "They follow by themselves, in order, when what they wait behind is handled or skipped."
 
 position = Position(min=1)
 
@@ -93,15 +96,16 @@ def failures(
     with opened_databases(settings, subscriber) as databases:
         if group_by is not None:
             errors = [group for one in databases for group in read_errors(one, sought, limit=limit + 1)]
-            errors.sort(key=lambda group: -group.count)
-            more = len(errors) > limit
-            _show_errors(errors[:limit], settings)
+            errors.sort(key=lambda group: (group.fingerprint == BLOCKED.fingerprint, -group.count))
+            _show_errors(errors[:limit], settings, retriable=set(wanted) <= set(OPEN_STATES) and not every)
+            if len(errors) > limit:
+                say(f"There are more than {number(limit)}; --limit shows more of them.")
         else:
             found = [entry for one in databases for entry in read_entries(one, sought, limit=limit + 1)]
-            more = len(found) > limit
-            _show_failures(found[:limit], settings)
-    if more:
-        say(f"There are more than {number(limit)}; --limit shows more of them.")
+            shown = found[:limit]
+            count = sum(count_entries(one, sought) for one in databases) if len(found) > limit else len(found)
+            waited_for = {key: at for one in databases for key, at in read_waited_for(one, shown).items()}
+            _show_failures(shown, settings, count=count, waited_for=waited_for)
 
 
 @click.command()
@@ -217,9 +221,13 @@ def _check_choice(positions: tuple[int, ...], error: str | None, event_type: str
         )
 
 
-def _show_failures(found: Sequence[Entry], settings: Settings) -> None:
+def _show_failures(
+    found: Sequence[Entry], settings: Settings, *, count: int, waited_for: Mapping[tuple[str, str], int]
+) -> None:
     if settings.json:
         show_items("failures", map(entry_document, found), settings.output)
+        if count > len(found):
+            say(_part(len(found), count))
         return
     if not found:
         say("No failures.")
@@ -232,14 +240,22 @@ def _show_failures(found: Sequence[Entry], settings: Settings) -> None:
         Column(title="next", right=True),
         Column(title="error", wraps=True),
     ]
-    show_table(columns, [_as_row(entry) for entry in found])
+    show_table(columns, [_as_row(entry, waited_for.get((entry.subscriber, entry.key))) for entry in found])
     kinds = len({entry.fingerprint for entry in found})
-    say(f"{counted(len(found), 'failure')} of {counted(kinds, 'kind')}.")
-    if any(entry.open for entry in found):
+    whole = f"{counted(count, 'failure')} of {counted(kinds, 'kind')}."
+    say(whole if count == len(found) else _part(len(found), count))
+    if any(entry.open and entry.state is not EntryState.BLOCKED for entry in found):
         say("`eventlog retry` makes open ones due again; `eventlog skip` gives them up.")
+    elif any(entry.open for entry in found):
+        say(FOLLOW)
 
 
-def _show_errors(found: Sequence[ErrorGroup], settings: Settings) -> None:
+def _part(shown: int, count: int) -> str:
+    return f"{number(shown)} of {counted(count, 'failure')}; --limit shows more of them."
+
+
+def _show_errors(found: Sequence[ErrorGroup], settings: Settings, *, retriable: bool) -> None:
+    """`retriable` is whether all that is counted is open."""
     if settings.json:
         show_items("errors", found, settings.output)
         return
@@ -257,8 +273,11 @@ def _show_errors(found: Sequence[ErrorGroup], settings: Settings) -> None:
     ]
     show_table(columns, [_error_row(one) for one in found])
     example = found[0]
-    say(f"`eventlog failure {example.subscriber} {example.position}` shows one in full;")
-    say(f"`eventlog retry {example.subscriber} --error {example.fingerprint}` makes all of that kind due.")
+    say(f"`eventlog failure {example.subscriber} {example.position}` shows one in full.")
+    if example.fingerprint == BLOCKED.fingerprint:
+        say(FOLLOW)
+    elif retriable:
+        say(f"`eventlog retry {example.subscriber} --error {example.fingerprint}` makes all of that kind due.")
 
 
 def _error_row(one: ErrorGroup) -> tuple[str, ...]:
@@ -266,12 +285,21 @@ def _error_row(one: ErrorGroup) -> tuple[str, ...]:
     return one.subscriber, number(one.count), *times, number(one.position), one.fingerprint, problem(one)
 
 
-def _as_row(entry: Entry) -> tuple[str, ...]:
+def _as_row(entry: Entry, waits_for: int | None) -> tuple[str, ...]:
     numbers = number(entry.position), entry.state, number(entry.attempts), until(entry.next_attempt_at)
-    return (entry.subscriber, *numbers, problem(entry))
+    return (entry.subscriber, *numbers, entry_problem(entry, waits_for))
 
 
-def problem(failed: Entry | ErrorGroup) -> str:
+def entry_problem(entry: Entry, waits_for: int | None) -> str:
+    """Write what went wrong with an entry on one line, or what it waits for, or had waited for."""
+    if entry.fingerprint != BLOCKED.fingerprint:
+        return problem(entry)
+    if entry.state is not EntryState.BLOCKED:
+        return "waited behind an earlier failure of its key"
+    return problem(entry) if waits_for is None else f"{BLOCKED.error_type}: waits behind event {number(waits_for)}"
+
+
+def problem(failed: Entry | ErrorGroup | ReplayFailure) -> str:
     """Write what went wrong on one line."""
     return f"{failed.error_type}: {failed.message}" if failed.message else failed.error_type
 

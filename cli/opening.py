@@ -3,11 +3,12 @@
 No command but `init` makes a SQLite file: one that is not there is a mistyped path, or a log nobody has made yet.
 """
 
+import importlib
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ from eventlog.subscribers.registration import SHADOW_MARK, is_registered, read_s
 
 if TYPE_CHECKING:
     from eventlog.subscribers.app import App  # with all that runs handlers, which most commands do not
+
+FRAMES_SHOWN = 5
+_PACKAGE = Path(__file__).parent.parent
+_MACHINERY = (f"{_PACKAGE}{os.sep}", f"{Path(str(importlib.__file__)).parent}{os.sep}", "<frozen import")
 
 
 @contextmanager
@@ -147,7 +152,7 @@ def _module(name: str, named: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return import_module(name)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise UsageError(
@@ -190,14 +195,20 @@ def _as_app(found: Any, named: str) -> "App":
 
 def _failed(error: BaseException, what: str) -> UsageError:
     """Show where the app's own code failed: without our frames, and without the import machinery's."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and "importlib" not in frame.filename
-    ]
-    lines = traceback.format_list(frames[-5:]) + traceback.format_exception_only(error)
+    lines = traceback.format_list(_shown(error)) + traceback.format_exception_only(error)
     remedy = getattr(error, "remedy", "") or "repair it; importing an app must work before its handlers can run"
     return UsageError(f"{what}\n{''.join(lines).rstrip()}", remedy=remedy)
+
+
+def _shown(error: BaseException) -> list[traceback.FrameSummary]:
+    """The innermost frames, among them the app's own last one, however deep in a library it went wrong."""
+    from sysconfig import get_path  # nobody needs it where all is well
+
+    installed = tuple(f"{get_path(name)}{os.sep}" for name in ("stdlib", "purelib", "platlib"))
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(_MACHINERY)]
+    shown = frames[-FRAMES_SHOWN:]
+    own = [one for one in frames if not one.filename.startswith(installed)] or frames
+    return shown if not own or own[-1] in shown else [own[-1], *shown[1:]]
 
 
 def _refuse_another_log(settings: Settings, app: "App") -> None:

@@ -193,15 +193,34 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, capt
     return table
 
 
+def fits(columns: Sequence[Column], rows: Sequence[Sequence[str]], wide: int) -> bool:
+    """Tell whether a table has room on a terminal without numbers and names being cut off."""
+    return _width_min(columns, rows) <= wide
+
+
+def record(columns: Sequence[Column], row: Sequence[str], wide: int) -> list[str]:
+    """Set one row under another: where there is no room for a table, each cell has a line, and a title before it."""
+    begin = max(len(one.title) for one in columns) + 2
+    lines: list[str] = []
+    for column, cell in zip(columns, row, strict=True):
+        lines += textwrap.wrap(
+            cell or "-",
+            max(wide, begin + _WRAPPED_WIDTH),
+            initial_indent=column.title.ljust(begin),
+            subsequent_indent=" " * begin,
+        )
+    return lines
+
+
 def _show_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
 
     console = Console()
-    if _width_min(columns, rows) <= console.width:
+    if fits(columns, rows, console.width):
         console.print(rich_table(columns, rows))
         return
     for row in rows:
-        for line in _record(columns, row, console.width):
+        for line in record(columns, row, console.width):
             show(line)
         show()
 
@@ -215,15 +234,3 @@ def _width_min(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
         for column, width in zip(columns, widths, strict=True)
     ]
     return sum(kept) + 3 * len(columns) - 1
-
-
-def _record(columns: Sequence[Column], row: Sequence[str], wide: int) -> Iterator[str]:
-    """Set one row under another: where there is no room for a table, each cell has a line, and a title before it."""
-    begin = max(len(one.title) for one in columns) + 2
-    for column, cell in zip(columns, row, strict=True):
-        yield from textwrap.wrap(
-            cell or "-",
-            max(wide, begin + _WRAPPED_WIDTH),
-            initial_indent=column.title.ljust(begin),
-            subsequent_indent=" " * begin,
-        )

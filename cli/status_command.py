@@ -4,11 +4,11 @@ import click
 
 from eventlog.cli.opening import opened_databases
 from eventlog.cli.options import shared_options
-from eventlog.cli.output import Format, is_terminal, moment, say, show, show_items, show_json, show_table, table_width
+from eventlog.cli.output import Format, is_terminal, say, show, show_items, show_json, show_table, table_width
 from eventlog.cli.settings import read_settings
-from eventlog.cli.status_table import held_back_line, log_line, status_table
+from eventlog.cli.status_table import held_back_line, log_line, status_table, what_next
 from eventlog.subscribers.ledger import EntryState
-from eventlog.subscribers.status import Status, SubscriberStatus, read_status_of
+from eventlog.subscribers.status import Status, read_status_of
 
 WATCH_SECONDS = 2.0
 
@@ -69,25 +69,9 @@ def _show(found: Status) -> None:
 
 
 def _say_what_next(found: Status) -> None:
-    halted = [one for one in found.subscribers if one.state == "halted"]
-    for one in halted:
-        failures, retry = (f"`eventlog {what} {one.name}{_app(one)}`" for what in ("failures", "retry"))
-        say(f"{one.name} is halted at a failure: {failures} shows it, {retry} tries again")
     for one in found.subscribers:
-        if one.ahead:
-            say(
-                f"{one.name} is ahead of the log, which was restored to an earlier point; nothing is delivered to it:"
-                f" `eventlog verify {one.name}{_app(one)}` tells what to do"
-            )
-        if one.state == "outage":
-            say(
-                f"{one.name}: {one.outage_handler} has failed at everything since {moment(one.outage_since)}; it is"
-                f" tried again and again, and `eventlog retry {one.name}{_app(one)}` tries at once"
-            )
+        if (line := what_next(one)) is not None:
+            say(line)
+    halted = any(one.state == "halted" for one in found.subscribers)
     if not halted and any(EntryState.PARKED in one.failures for one in found.subscribers):
         say("`eventlog failures` lists what is parked, `eventlog retry` makes it due again")
-
-
-def _app(one: SubscriberStatus) -> str:
-    """What a command has to be told besides, where a subscriber's rows are in another database."""
-    return " --app ..." if one.log is not None else ""

@@ -60,13 +60,33 @@ def status_table(subscribers: Sequence[SubscriberStatus], *, width: int | None, 
 
 def by_urgency(subscribers: Sequence[SubscriberStatus]) -> list[SubscriberStatus]:
     """Put those first that need somebody, for a screen that has no room for all."""
-    return sorted(subscribers, key=lambda one: (one.state not in _NEEDS_SOMEBODY, -(one.lag_seconds or 0.0), one.name))
+    ranks = {state: rank for rank, state in enumerate(_NEEDS_SOMEBODY)}
+    return sorted(subscribers, key=lambda one: (ranks.get(one.state, len(ranks)), -(one.lag_seconds or 0.0), one.name))
 
 
 def log_line(found: Status) -> str:
     """Write where the log is."""
     line = f"Head {number(found.head)}, high-water mark {number(found.high_water_mark)}"
     return line if found.rate is None else f"{line}, {rate(found.rate)} appended"
+
+
+def what_next(one: SubscriberStatus) -> str | None:
+    """Write what is to be done about a subscriber that goes on by nobody else's doing; None where all is well."""
+    app = " --app ..." if one.log is not None else ""
+    if one.state == "ahead":
+        return (
+            f"{one.name} is ahead of the log, which was restored to an earlier point; nothing is delivered to it:"
+            f" `eventlog verify {one.name}{app}` tells what to do"
+        )
+    if one.state == "halted":
+        shows = f"`eventlog failures {one.name}{app}` shows it"
+        return f"{one.name} is halted at a failure: {shows}, `eventlog retry {one.name}{app}` tries again"
+    if one.state == "outage":
+        return (
+            f"{one.name}: {one.outage_handler} has failed at everything since {moment(one.outage_since)}; it is"
+            f" tried again and again, and `eventlog retry {one.name}{app}` tries at once"
+        )
+    return None
 
 
 def held_back_line(holder: Holder) -> str:

@@ -7,6 +7,7 @@ from eventlog.cli.options import declared_names, shared_options
 from eventlog.cli.output import Column, say, show, show_items, show_json, show_table
 from eventlog.cli.settings import read_settings
 from eventlog.database import Database, initialise, translated
+from eventlog.subscribers.beginnings import other_beginning, read_beginning
 from eventlog.subscribers.registration import Registration, SubscriberRow, read_subscriber
 from eventlog.subscribers.registration import register as register_one
 from eventlog.subscribers.status import read_status
@@ -44,9 +45,10 @@ def subscribers() -> None:
 def register(names: tuple[str, ...], drop_types: bool) -> None:
     """Register the subscribers of an app.
 
-    All of them, or those named. The first time this fixes where a subscriber begins, and makes the tables of
-    projections. `eventlog run` does it for what is not registered. Code that handles fewer types than what is
-    registered is taken for an old release and refused, unless --drop-types says that it is the new one.
+    All of them, or those named. The first time this fixes where a subscriber begins, tells how many events lie ahead of
+    it, and makes the tables of projections. `eventlog run` does it for what is not registered. Code that handles fewer
+    types than what is registered is taken for an old release and refused, unless --drop-types says that it is the new
+    one.
 
     \b
       eventlog register --app shop:app
@@ -56,14 +58,17 @@ def register(names: tuple[str, ...], drop_types: bool) -> None:
     with opened_app(settings) as app:
         for home in app.homes[1:]:
             initialise(home)
-        done = {
-            one.name: register_one(app.home_of(one), one, consent_to_change=drop_types) for one in app.chosen(names)
-        }
+        chosen = {one.name: one for one in app.chosen(names)}
+        done = {name: register_one(app.home_of(one), one, consent_to_change=drop_types) for name, one in chosen.items()}
+        created = [chosen[name] for name, outcome in done.items() if outcome is Registration.CREATED]
+        begin = {one.name: read_beginning(app.home_of(one), one) for one in created}
     if settings.json:
-        show_json({"subscribers": done})
+        show_json({"subscribers": done, "beginnings": begin})
         return
     for name, outcome in done.items():
-        show(f"{name}: {outcome}")
+        show(f"{name}: {outcome}, {begin[name].said}" if name in begin else f"{name}: {outcome}")
+        if name in begin and (other := other_beginning(chosen[name], begin[name])) is not None:
+            say(f"  {other}")
         if outcome is Registration.OUTDATED:
             say(f"  its workers make the new version beside the live one; `eventlog rebuild {name}` does it here")
     if not done:

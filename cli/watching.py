@@ -7,6 +7,7 @@ it between two looks, and the terminal is left as it was.
 import os
 import select
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,21 +15,24 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventlog.cli.following import Ending, ending_gently
-from eventlog.cli.output import Format, printable, rich_table, say, show
+from eventlog.cli.output import Format, fits, printable, record, rich_table, say, show
 from eventlog.cli.settings import Settings
-from eventlog.cli.status_table import by_urgency, held_back_line, log_line, status_table
+from eventlog.cli.status_table import by_urgency, held_back_line, log_line, status_table, what_next
 from eventlog.clock import SystemClock, utc_now
 from eventlog.database import Database
 from eventlog.errors import DatabaseError, UsageError
 from eventlog.subscribers.rates import Looks
-from eventlog.subscribers.status import Status
+from eventlog.subscribers.status import Status, SubscriberStatus
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-LINES_BESIDE = 6
-"""Of the screen: what stands above and below the rows, at the most, but for those who hold the mark back."""
+LINES_BESIDE = 2
+"""Of the screen: what stands below the rows and the hints, at the most."""
+
+LINES_BEFORE_HINTS = 10
+"""So many lines are for the rows before anything is said beside them."""
 
 _LOOK_SECONDS = 0.1
 """How soon a key, a signal or another size of the window is noticed."""
@@ -127,19 +131,59 @@ def _screen(seen: _Seen, console: "Console", *, interval: float) -> "RenderableT
     if seen.status is not None:
         parts.append(Text(log_line(seen.status), style="bold"))
         parts += [Text(printable(held_back_line(one)), style="yellow") for one in seen.status.held_back_by[:3]]
-        parts.append(_fitting(seen.status, console.width, console.height - LINES_BESIDE - len(parts)))
+        hints = _hints(seen.status, console.width, most=max(0, console.height - LINES_BEFORE_HINTS) // 2)
+        room = console.height - LINES_BESIDE - len(parts) - len(hints)
+        parts.append(_fitting(seen.status, console, room))
+        parts += [Text(line, style="yellow") for line in hints]
     if seen.trouble is not None:
         parts.append(Text(printable(seen.trouble), style="bold red"))
     parts.append(Text(f"{seen.at} UTC, every {interval:g} s; q leaves", style="dim"))
     return Group(*parts)
 
 
-def _fitting(found: Status, width: int, room: int) -> "RenderableType":
-    """A table of as many subscribers as there is room for, and how many there are beside them."""
-    shown = found.subscribers if len(found.subscribers) <= room else by_urgency(found.subscribers)[: max(1, room)]
-    table, left_out = status_table(shown, width=width, rated=True), len(found.subscribers) - len(shown)
-    caption = f"and {left_out} more: the window is too small for them" if left_out else None
-    return rich_table(table.columns, table.rows, caption=caption)
+def _hints(found: Status, width: int, *, most: int) -> list[str]:
+    """What is to be done about those that need somebody, in lines: the most urgent first, as far as there is room."""
+    told = [what_next(one) for one in by_urgency(found.subscribers)]
+    hints = [textwrap.wrap(printable(one), width) for one in told if one is not None]
+    lines: list[str] = []
+    for shown, hint in enumerate(hints):
+        if len(lines) + len(hint) > most:
+            return [*lines, f"and {len(hints) - shown} more need somebody"] if lines else []
+        lines += hint
+    return lines
+
+
+def _fitting(found: Status, console: "Console", room: int) -> "RenderableType":
+    """As many subscribers as there is room for, in a table if it is wide enough, and how many there are beside them."""
+    count = len(found.subscribers)
+    shown = max(1, min(count, room))
+    while True:
+        ordered = found.subscribers if shown == count else by_urgency(found.subscribers)
+        table = status_table(ordered[:shown], width=console.width, rated=True)
+        if not fits(table.columns, table.rows, console.width):
+            return _records(by_urgency(found.subscribers), console.width, room)
+        drawn = rich_table(table.columns, table.rows, caption=_left_out(count - shown))
+        if shown == 1 or len(console.render_lines(drawn)) <= room:
+            return drawn
+        shown -= 1
+
+
+def _records(subscribers: Sequence[SubscriberStatus], width: int, room: int) -> "RenderableType":
+    """Row under row, where a table would be cut off: as `status` does it there."""
+    from rich.text import Text
+
+    table = status_table(subscribers, width=width, rated=True)
+    lines: list[str] = []
+    for shown, row in enumerate(table.rows):
+        lines_of_row = ["", *record(table.columns, [printable(cell) for cell in row], width)]
+        if lines and len(lines) + len(lines_of_row) >= room:
+            return Text("\n".join([*lines, "", _left_out(len(subscribers) - shown) or ""]))
+        lines += lines_of_row[: max(2, room - 2)]
+    return Text("\n".join([*lines, ""]))
+
+
+def _left_out(count: int) -> str | None:
+    return f"and {count} more: the window is too small for them" if count else None
 
 
 class Keys:

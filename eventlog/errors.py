@@ -223,3 +223,8 @@ def first_line(error: BaseException) -> str:
     """Say what an error says, in one line; of SQLAlchemy's what the database said, without its statement and values."""
     said = str(getattr(error, "orig", None) or error).strip()
     return said.splitlines()[0] if said else type(error).__name__
+
+
+def with_remedy(error: EventLogError) -> str:
+    """Say what happened and what to do, in one line of a log."""
+    return f"{error}; {error.remedy}" if error.remedy else str(error)

@@ -101,7 +101,7 @@ class View(Generic[R]):
             start=start,
             delivery=Delivery.TRANSACTIONAL,
             on_failure=on_failure,
-            retry=retry or Retry(),
+            retry=retry,
             partitions=partitions,
             key=KeyRule(self._ordering_key, name="row"),
             tables=(self.table,),

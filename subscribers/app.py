@@ -13,11 +13,12 @@ from sqlalchemy import Engine, Table, make_url
 from sqlalchemy.engine import URL
 
 from eventlog.database import Database, initialise, open_database, translated
-from eventlog.errors import DeclarationError, PermissionDeniedError, RefusedError, UnknownSubscriberError
+from eventlog.errors import DeclarationError, PermissionDeniedError, RefusedError, UnknownSubscriberError, with_remedy
 from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
 from eventlog.nearest import did_you_mean
 from eventlog.schema.tables import DEFAULT_SCHEMA
+from eventlog.subscribers.beginnings import log_beginning
 from eventlog.subscribers.control.rebuilds import RebuildState, begin_rebuild, read_rebuilds, was_tried
 from eventlog.subscribers.declaration import (
     FAILURES_MAX,
@@ -115,7 +116,7 @@ class App:
                 start=start,
                 delivery=delivery,
                 on_failure=on_failure,
-                retry=retry or Retry(),
+                retry=retry,
                 partitions=partitions,
                 key=key,
                 concurrency=concurrency,
@@ -160,7 +161,7 @@ class App:
                 start=start,
                 delivery=Delivery.TRANSACTIONAL,
                 on_failure=on_failure,
-                retry=retry or Retry(),
+                retry=retry,
                 partitions=partitions,
                 key=key,
                 tables=tables,
@@ -371,6 +372,8 @@ class App:
         if database.follows is not None:
             initialise(database)
         done = register(database, subscriber)
+        if done is Registration.CREATED:
+            log_beginning(database, subscriber)
         if done is Registration.OUTDATED and not was_tried(database, subscriber.name, subscriber.version):
             self._begin_rebuild(database, subscriber)
         return done
@@ -441,4 +444,4 @@ class App:
         try:
             self.register(name)
         except RefusedError as error:
-            logger.error("%s", error)
+            logger.error("%s", with_remedy(error))

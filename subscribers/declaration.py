@@ -27,6 +27,7 @@ FAILURES_MAX = 10_000
 """With so many open failures a partition waits for an operator. They are kept in memory by the worker that runs it."""
 PARTITIONS_MAX = 1_024
 CONCURRENCY_MAX = 1_000
+TIMEOUT_SECONDS_MAX = 366 * 86_400
 VERSION_MAX = 2**31 - 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -111,7 +112,7 @@ class Subscriber:
         start: str | int,
         delivery: str,
         on_failure: str,
-        retry: Retry,
+        retry: Retry | None = None,
         partitions: int = 1,
         key: KeyFunction | KeyRule | str | None = None,
         tables: Sequence[Table] = (),
@@ -129,20 +130,20 @@ class Subscriber:
         self.start = _check_start(start)
         self.delivery = _member(Delivery, delivery, what="delivery")
         self.on_failure = _member(OnFailure, on_failure, what="on_failure")
-        self.retry = retry
+        self.retry = _check_retry(retry)
         self.partitions = _within("partitions", partitions, most=PARTITIONS_MAX)
         self.key = key if isinstance(key, KeyRule) else KeyRule(key)
-        self.tables = tuple(tables)
+        self.tables = _check_tables(tables)
         self.database = self._check_database(database)
         self.renamed_tables: TableNames = {}
         self._shapes: dict[str, str | None] = {}
         self.version = _within("version", version, most=VERSION_MAX)
-        self.idempotent = idempotent
+        self.idempotent = _check_flag("idempotent", idempotent)
         self.concurrency = _within("concurrency", concurrency, most=CONCURRENCY_MAX)
         self.timeout_seconds = _check_timeout(timeout_seconds)
         self.outage_after = _within("outage_after", outage_after, most=FAILURES_MAX)
         self.failures_max = _within("failures_max", failures_max, most=10 * FAILURES_MAX)
-        self.redact = redact
+        self.redact = redact if callable(redact) else _check_flag("redact", redact, other=", or a function of the text")
         self.routes = Routes()
         self._check_concurrency()
 
@@ -184,6 +185,10 @@ class Subscriber:
             raise DeclarationError(
                 f"{self.name!r} is an effect, and says database=: its rows are beside the log",
                 remedy="only a projection may live in another database, with its tables",
+            )
+        if database is not None and not isinstance(database, str | URL | Engine):
+            raise DeclarationError(
+                f"{self.name!r}: database={database!r} is no database", remedy="give its URL, or an SQLAlchemy engine"
             )
         return database
 
@@ -284,11 +289,36 @@ def _within(name: str, value: Any, *, most: int) -> int:
 
 
 def _check_timeout(seconds: Any) -> float | None:
-    if seconds is None or (isinstance(seconds, int | float) and seconds > 0):
-        return None if seconds is None else float(seconds)
+    if seconds is None:
+        return None
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= TIMEOUT_SECONDS_MAX:
+        return float(seconds)
     raise DeclarationError(
-        f"timeout_seconds={seconds!r} is no time limit", remedy="give seconds above 0, or leave it out for no limit"
+        f"timeout_seconds={seconds!r} is no time limit",
+        remedy=f"give seconds above 0, up to {TIMEOUT_SECONDS_MAX:,}, or leave it out for no limit",
     )
+
+
+def _check_retry(retry: Any) -> Retry:
+    if retry is None or isinstance(retry, Retry):
+        return retry or Retry()
+    raise DeclarationError(
+        f"retry={retry!r} does not say how to try again", remedy="give Retry(attempts=3), of eventlog, or leave it out"
+    )
+
+
+def _check_tables(tables: Any) -> tuple[Table, ...]:
+    if isinstance(tables, list | tuple | set | frozenset) and all(isinstance(one, Table) for one in tables):
+        return tuple(tables)
+    raise DeclarationError(
+        f"tables={tables!r} are no tables", remedy="give a list of SQLAlchemy tables: tables=[totals]"
+    )
+
+
+def _check_flag(name: str, value: Any, *, other: str = "") -> bool:
+    if isinstance(value, bool):
+        return value
+    raise DeclarationError(f"{name}={value!r} is neither yes nor no", remedy=f"give True or False{other}")
 
 
 M = TypeVar("M", bound=StrEnum)

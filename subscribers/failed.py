@@ -1,18 +1,20 @@
 """Reading the failure ledger: entries that are looked for, errors with their counts, one entry in full."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, or_, select
 
 from eventlog.damage import readable
 from eventlog.database import Database, events_of, translated
 from eventlog.errors import NotFoundError
 from eventlog.events import StoredEvent
 from eventlog.patterns import check_pattern, covers
-from eventlog.subscribers.ledger import Entry, entry_from
+from eventlog.schema.tables import OPEN_STATES
+from eventlog.subscribers.ledger import Entry, EntryState, entry_from
+from eventlog.subscribers.problems import BLOCKED
 from eventlog.subscribers.registration import read_subscriber
 
 POSITIONS_MAX = 10_000
@@ -66,11 +68,15 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureInFull(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry with its event, None where that is in a database nobody has named, and its attempts, the last first."""
+    """An entry with its event, None where that is in a database nobody has named, and its attempts, the last first.
+
+    `waits_for` is the position of the failure that a blocked one waits for.
+    """
 
     entry: Entry
     event: StoredEvent | None
     attempts: tuple[AttemptRow, ...]
+    waits_for: int | None = None
 
 
 def read_entries(database: Database, sought: Sought, *, limit: int) -> list[Entry]:
@@ -82,8 +88,36 @@ def read_entries(database: Database, sought: Sought, *, limit: int) -> list[Entr
         return [entry_from(row._mapping) for row in connection.execute(question)]
 
 
+def count_entries(database: Database, sought: Sought) -> int:
+    """Count the entries that `read_entries` would read without a limit. Raises `UnknownSubscriberError`."""
+    question = select(func.count()).select_from(database.tables.failures)
+    with translated(database), database.reader() as connection:
+        return connection.scalar(question.where(*conditions(connection, database, sought))) or 0
+
+
+def read_waited_for(database: Database, entries: Sequence[Entry]) -> dict[tuple[str, str], int]:
+    """Read which event blocked entries wait for, by subscriber and key: the first open one of the key.
+
+    Nothing is asked where none of the entries is blocked.
+    """
+    blocked = {(entry.subscriber, entry.key) for entry in entries if entry.state is EntryState.BLOCKED}
+    if not blocked:
+        return {}
+    failures = database.tables.failures
+    question = (
+        select(failures.c.subscriber, failures.c.key, func.min(failures.c.position))
+        .where(failures.c.subscriber.in_({name for name, _ in blocked}), failures.c.state.in_(OPEN_STATES))
+        .group_by(failures.c.subscriber, failures.c.key)
+    )
+    with translated(database), database.reader() as connection:
+        return {(name, key): first for name, key, first in connection.execute(question) if (name, key) in blocked}
+
+
 def read_errors(database: Database, sought: Sought, *, limit: int) -> list[ErrorGroup]:
-    """Count entries by subscriber and fingerprint, the most frequent first. Raises `UnknownSubscriberError`."""
+    """Count entries by subscriber and fingerprint, the most frequent first, and what only waits behind others last.
+
+    Raises `UnknownSubscriberError`.
+    """
     failures = database.tables.failures
     with translated(database), database.reader() as connection:
         groups = (
@@ -99,11 +133,12 @@ def read_errors(database: Database, sought: Sought, *, limit: int) -> list[Error
             .group_by(failures.c.subscriber, failures.c.fingerprint)
             .subquery("groups")
         )
+        waits_last = case((groups.c.fingerprint == BLOCKED.fingerprint, 1), else_=0)
         example = and_(failures.c.subscriber == groups.c.subscriber, failures.c.position == groups.c.position)
         question = (
             select(groups, failures.c.error_type, failures.c.message)
             .join(failures, example)
-            .order_by(groups.c["count"].desc(), groups.c.subscriber, groups.c.fingerprint)
+            .order_by(waits_last, groups.c["count"].desc(), groups.c.subscriber, groups.c.fingerprint)
             .limit(limit)
         )
         return [_read_as(row, ErrorGroup) for row in connection.execute(question)]
@@ -125,7 +160,9 @@ def read_failure(database: Database, name: str, position: int) -> FailureInFull:
         if row.log is None or database.follows is not None:
             with events_of(database, connection) as (log, there):
                 event = log.event_at(there, position)
-    return FailureInFull(entry=entry_from(found._mapping), event=event, attempts=attempts)
+    entry = entry_from(found._mapping)
+    waits_for = read_waited_for(database, [entry]).get((entry.subscriber, entry.key))
+    return FailureInFull(entry=entry, event=event, attempts=attempts, waits_for=waits_for)
 
 
 def conditions(connection: Connection, database: Database, sought: Sought) -> list[ColumnElement[bool]]:

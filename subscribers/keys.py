@@ -9,6 +9,7 @@ same number.
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -70,9 +71,26 @@ def _name(declared: KeyFunction | str | None) -> str:
             raise DeclarationError(f"key={declared!r} names no field", remedy="name a field of the events' data")
         return f"data.{declared}"
     if callable(declared):
+        _check_takes_one(declared)
         return f"{getattr(declared, '__module__', '')}.{getattr(declared, '__qualname__', type(declared).__qualname__)}"
     raise DeclarationError(
         f"key={declared!r} is neither a field nor a function", remedy="leave it out for the stream, or name a field"
+    )
+
+
+def _check_takes_one(function: KeyFunction) -> None:
+    """Where a key function raises, the key is the stream, so one that never can be called would never be noticed."""
+    try:
+        inspect.signature(function).bind(None)
+        if not inspect.iscoroutinefunction(function):
+            return
+    except ValueError:  # a function of C, which does not tell what it takes
+        return
+    except TypeError:
+        pass
+    raise DeclarationError(
+        f"key={getattr(function, '__qualname__', function)!r} is no function of one event",
+        remedy="write a plain function of the recorded event that returns its key",
     )
 
 

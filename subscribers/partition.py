@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
 
-from eventlog.errors import LeaseLostError, NotFoundError, RefusedError, RestoredLogError, first_line
+from eventlog.errors import LeaseLostError, NotFoundError, RefusedError, RestoredLogError, first_line, with_remedy
 from eventlog.subscribers.calls import Caller
 from eventlog.subscribers.control.lifecycle import stand_still
 from eventlog.subscribers.declaration import Delivery as Mode
@@ -175,7 +175,7 @@ class Partition:
             if self.subscriber.is_shadow and isinstance(error, NotFoundError):
                 log_turn(logger.info, "the rebuild is over", self.lease)
                 return False
-            self._say_once(str(error))
+            self._say_once(with_remedy(error))
             if isinstance(error, RestoredLogError):
                 stand_still(self._runtime.database, self.subscriber.name, reason=str(error))
             return False

@@ -94,8 +94,8 @@ class Replaying:
             connection.execute(update(self._table).where(*self._ours()).values(owner=None, expires_at=None))
             ring(connection, self._database.tables)
 
-    def _say(self, say: Callable[..., None], message: str, *details: object) -> None:
-        fields = {"subscriber": self.subscriber.name, "operation": self.operation}
+    def _say(self, say: Callable[..., None], message: str, *details: object, **told: object) -> None:
+        fields = {"subscriber": self.subscriber.name, "operation": self.operation, **told}
         say(f"replay %d of %s: {message}", self.operation, self.subscriber.name, *details, extra=fields)
 
     def _hold(self) -> bool:
@@ -278,7 +278,13 @@ class Replaying:
         self, through: int, *, attempts: Sequence[Attempt] = (), done: int = 0, ends: bool = False
     ) -> Delivered:
         with self._database.transaction() as connection:
-            return self._write(connection, through, attempts=attempts, done=done, ends=ends)
+            delivered = self._write(connection, through, attempts=attempts, done=done, ends=ends)
+        for attempt in attempts:
+            self._say_failed(attempt)
+        if ends:
+            self._say_done(self._held())
+            self._replay = None
+        return delivered
 
     def _write(
         self,
@@ -307,10 +313,18 @@ class Replaying:
         self._replay = msgspec.structs.replace(
             replay, position=through, handled=replay.handled + done - failed, failed=replay.failed + failed
         )
-        if ends:
-            self._say(logger.info, "done: %d handled, %d failed", self._replay.handled, self._replay.failed)
-            self._replay = None
         return Delivered(handled=done - failed, failed=failed, moved=True)
+
+    def _say_failed(self, attempt: Attempt) -> None:
+        if attempt.problem is not None and not attempt.skipped:
+            kind = attempt.problem.error_type
+            told = {"position": attempt.position, "error_type": kind}
+            self._say(logger.warning, "event %d failed: %s", attempt.position, kind, **told)
+
+    def _say_done(self, replay: Replay) -> None:
+        hint = f"; `eventlog replays --failed {self.operation}` lists what it failed at" if replay.failed else ""
+        say = logger.warning if replay.failed else logger.info
+        self._say(say, "done: %d handled, %d failed%s", replay.handled, replay.failed, hint)
 
     @contextmanager
     def _fenced(self, *, in_hand: int) -> Iterator[None]:

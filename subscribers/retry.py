@@ -27,14 +27,17 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     final: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ValueError(f"attempts={self.attempts}: an event is tried at least once")
+        if not (_is_number(self.attempts, int) and self.attempts >= 1):
+            raise ValueError(f"attempts={self.attempts!r}: an event is tried at least once, a whole number of times")
+        for name in ("first_seconds", "factor", "longest_seconds"):
+            if not _is_number(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a number")
         if not (self.first_seconds >= 0 and self.factor >= 1 and 0 <= self.longest_seconds <= WAIT_SECONDS_MAX):
             raise ValueError(
                 "first_seconds must not be negative, factor not below 1,"
                 f" and longest_seconds between 0 and {WAIT_SECONDS_MAX:,.0f}"
             )
-        if not all(_is_exception(one) for one in self.final):
+        if not _are_exceptions(self.final):
             raise ValueError(f"final={self.final!r}: give a tuple of exception classes")
 
     def spent(self, attempts: int) -> bool:
@@ -50,5 +53,9 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         return draw() * ceiling
 
 
-def _is_exception(one: Any) -> bool:
-    return isinstance(one, type) and issubclass(one, BaseException)
+def _is_number(one: Any, kind: Any = int | float) -> bool:
+    return isinstance(one, kind) and not isinstance(one, bool)
+
+
+def _are_exceptions(given: Any) -> bool:
+    return isinstance(given, tuple) and all(isinstance(one, type) and issubclass(one, BaseException) for one in given)

@@ -29,10 +29,10 @@ class LastError(msgspec.Struct, frozen=True, kw_only=True):
 
 class SubscriberStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One subscriber: `state` is running, paused, halted (at a failure), outage (a handler fails at everything, and is
-    tried now and then) or ahead (of a log that was restored to an earlier point; `ahead` says so of a paused one, too);
-    `lag` counts events, exactly if `lag_exact`; `lag_seconds` is for how long the oldest event that it is not done with
-    has been there. Both are None where they cannot be known: `log` names the log it follows, and it was asked in
-    another database. `owner` is one of the workers that run it.
+    tried now and then) or ahead (of a log that was restored to an earlier point, also when its worker has paused it
+    meanwhile; `ahead` says the same); `lag` counts events, exactly if `lag_exact`; `lag_seconds` is for how long the
+    oldest event that it is not done with has been there. Both are None where they cannot be known: `log` names the log
+    it follows, and it was asked in another database. `owner` is one of the workers that run it.
 
     `rate` is how many events a second it got done with, between two looks; one look cannot know it, and leaves it None.
     """
@@ -235,7 +235,7 @@ def _subscriber(
 ) -> SubscriberStatus:
     halts = decode_declaration(row.declaration).on_failure is OnFailure.HALT
     state = row.state
-    if state == "running" and ahead:
+    if ahead:
         state = "ahead"
     elif state == "running" and halts and row.parked_ahead > 0:
         state = "halted"

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from sqlalchemy import update
 
 from tests.cli_support import Shop
 from tests.log_support import note, opened, wait_until
@@ -74,6 +75,22 @@ def test_a_handler_in_an_outage_never_holds(shop: Shop) -> None:
     shop.orders(-1, -1, -1)
     shop.cli("run", "--drain", "--app", "halting:app")
     assert "strict is in an outage of" in shop.cli("check").out
+
+
+def test_one_ahead_of_its_log_never_holds_also_when_its_worker_has_paused_it(shop: Shop) -> None:
+    shop.orders(1)
+    shop.drain()
+    with opened(shop.url) as log, log.engine.begin() as connection:
+        table = log.database.tables.checkpoints
+        connection.execute(update(table).where(table.c.subscriber == "mail").values(position=500, handled_through=500))
+    run = shop.cli("run", "--drain", "--app", "shop:app", "--only", "mail", "--log", "text")
+    assert "; before anything is appended: `eventlog rewind mail --from 2 --resend`, then `eventlog res" in run.err
+    ran = shop.cli("check", "--max-lag", 1, "--max-age", "1s")
+    assert (ran.code, "CRITICAL - mail is ahead of the log" in ran.out) == (4, True)
+    assert (shop.status("mail")["state"], shop.status("mail")["ahead"]) == ("ahead", True)
+    assert shop.cli("rewind", "mail", "--from", 2, "--resend", "--yes").code == 0
+    assert shop.cli("resume", "mail").code == 0
+    assert shop.cli("check", "--max-lag", 1).code == 0
 
 
 def test_what_an_open_append_holds_back_counts_as_age(

@@ -67,7 +67,7 @@ def test_a_failure_is_shown_with_its_event_its_attempts_and_the_traceback(failin
     failing.json("retry", "mail", 1)
     failing.drain()
     found = failing.json("failure", "mail", 1)
-    assert set(found) == {"failure", "event", "attempts"}
+    assert set(found) == {"failure", "event", "attempts", "waits_for"}
     assert (found["failure"]["state"], found["failure"]["attempts"]) == ("parked", 2)
     assert (found["event"]["position"], found["event"]["data"]["total"]) == (1, -1.0)
     assert [(one["attempt"], one["outcome"]) for one in found["attempts"]] == [(2, "failed"), (1, "failed")]
@@ -116,3 +116,53 @@ def test_skip_takes_some_at_a_time(failing: Shop) -> None:
     }
     assert failing.json(*skip, "--yes")["changed"] == 1
     assert failing.status("mail")["failures"] == {"parked": 2, "skipped": 1}
+
+
+@pytest.fixture
+def blocking(sqlite_shop: Shop) -> Shop:
+    """Orders of one customer: one failure, and three behind it."""
+    shop = sqlite_shop
+    shop.module("shop", (shop.folder / "shop.py").read_text().replace('"mail", retry', '"mail", key="customer", retry'))
+    text = (shop.folder / "shop.py").read_text()
+    shop.module("shop", text.replace("total: float = 1.0", 'total: float = 1.0\n    customer: str = "ada"'))
+    shop.orders(1, -1, 1, 1, 1)
+    shop.drain()
+    return shop
+
+
+def test_causes_come_before_what_waits_behind_them_and_only_they_are_to_be_retried(blocking: Shop) -> None:
+    kinds = blocking.json("failures", "--group-by", "error")["errors"]
+    assert [(one["error_type"], one["count"]) for one in kinds] == [("ValueError", 1), ("Blocked", 3)]
+    said = blocking.cli("failures", "--group-by", "error").err
+    assert f"`eventlog retry mail --error {kinds[0]['fingerprint']}`" in said
+    said = blocking.cli("failures", "--group-by", "error", "--state", "blocked").err
+    assert ("retry" in said, "follow by themselves" in said) == (False, True)
+    said = blocking.cli("failures", "--state", "blocked").err
+    assert ("retry" in said, "follow by themselves" in said) == (False, True)
+    assert "retry" not in blocking.cli("failures", "--group-by", "error", "--all").err
+
+
+def test_a_blocked_failure_names_the_event_that_it_waits_for(blocking: Shop) -> None:
+    assert blocking.json("failure", "mail", 4)["waits_for"] == 2
+    assert blocking.json("failure", "mail", 2)["waits_for"] is None
+    ran = blocking.cli("failure", "mail", 4)
+    assert "error     Blocked: waits behind event 2\n" in ran.out
+    assert "`eventlog retry mail 4`" not in ran.err
+    assert "`eventlog failure mail 2` shows that one" in ran.err
+    assert blocking.cli("failures", "mail").out.count("Blocked: waits behind event 2") == 3
+
+
+def test_what_had_waited_and_was_handled_waits_for_nothing(blocking: Shop) -> None:
+    blocking.monkeypatch.setenv("FIXED", "yes")
+    blocking.json("retry", "mail", 2)
+    blocking.drain()
+    ran = blocking.cli("failures", "mail", "--all")
+    assert ran.out.count("waited behind an earlier failure of its key") == 3
+    assert "Blocked" not in ran.out
+
+
+def test_of_many_failures_it_is_told_how_many_are_shown(blocking: Shop) -> None:
+    ran = blocking.cli("failures", "mail", "--limit", 2)
+    assert "2 of 4 failures; --limit shows more of them.\n" in ran.err
+    assert "4 failures of 2 kinds.\n" in blocking.cli("failures", "mail", "--limit", 4).err
+    assert "1 of 3 failures" in blocking.cli("failures", "--state", "blocked", "--limit", 1).err

@@ -65,9 +65,55 @@ def test_a_table_of_status_says_what_failed_and_what_to_do(sqlite_shop: Shop) ->
 
 
 def test_register_says_what_it_did_to_whom(sqlite_shop: Shop) -> None:
-    assert sqlite_shop.json("register", "mail", "--app", "shop:app") == {"subscribers": {"mail": "created"}}
+    assert sqlite_shop.json("register", "mail", "--app", "shop:app")["subscribers"] == {"mail": "created"}
     assert sqlite_shop.json("register", "--app", "shop:app")["subscribers"] == {"mail": "unchanged", "board": "created"}
     assert "board: unchanged" in sqlite_shop.cli("register", "--app", "shop:app").out
+
+
+NEW = """
+import os
+
+from eventlog import App
+
+app = App(os.environ["SHOP_URL"])
+for name, start in {"all": "beginning", "some": 2, "none": "now"}.items():
+    app.subscriber(name, start=start).on("clishop.*")(lambda recorded: None)
+app.subscriber("others").on("other.*")(lambda recorded: None)
+app.projection("board").on("clishop.*")(lambda recorded: None)
+"""
+
+
+def test_who_is_registered_on_an_old_log_is_told_what_lies_ahead(shop: Shop) -> None:
+    shop.module("new", NEW)
+    shop.orders(1, 1, 1)
+    assert shop.json("register", "all", "some", "--app", "new:app")["beginnings"] == {
+        "all": {"position": 0, "events": 3, "exact": True},
+        "some": {"position": 2, "events": 1, "exact": True},
+    }
+    shop.json("remove", "all", "--yes")
+    shop.json("remove", "some", "--yes")
+    ran = shop.cli("register", "--app", "new:app")
+    assert ran.out.splitlines() == [
+        "all: created, begins at the first event, 3 events ahead",
+        "some: created, begins after 2, 1 event ahead",
+        "none: created, begins with what comes",
+        "others: created, begins with what comes",
+        "board: created, begins at the first event, 3 events ahead",
+    ]
+    hints = [line for line in ran.err.splitlines() if "--to-end" in line]
+    assert [line.split()[2] for line in hints] == ["all", "some"]
+    assert 'start="now" it begins with what comes' in hints[0]
+    assert shop.cli("register", "all", "--app", "new:app").out == "all: unchanged\n"
+
+
+def test_a_worker_says_what_lies_ahead_of_whom_it_registers(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.module("new", NEW)
+    shop.orders(1, 1, 1)
+    shop.cli("run", "--drain", "--app", "new:app", "--only", "all", "--log-level", "info")
+    assert "all: registered, begins at the first event, 3 events ahead; `eventlog advance all --to-end`" in caplog.text
+    caplog.clear()
+    shop.cli("run", "--drain", "--app", "new:app", "--only", "all", "--log-level", "info")
+    assert "begins" not in caplog.text
 
 
 def test_code_that_handles_less_is_registered_with_consent_only(shop: Shop) -> None:
@@ -107,7 +153,7 @@ def test_failures_are_narrowed_by_subscriber_state_and_limit(shop: Shop) -> None
     assert count("board") == count("--state", "retrying") == 0
     ran = shop.cli("failures", "--limit", 1, "-o", "jsonl")
     assert len(ran.lines) == 1
-    assert "more than 1" in ran.err
+    assert "1 of 2 failures; --limit" in ran.err
 
 
 def test_closed_failures_are_listed_when_they_are_asked_for(shop: Shop) -> None:

@@ -1,6 +1,15 @@
 """`pause`, `resume`, `advance`, `seek`, `partitions`, `rename`, `remove`, `workers`, `replay`, as they are typed."""
 
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from eventlog.cli import replay_command
+from eventlog.subscribers.control.replays import ReplayPlan, start_replay
+from eventlog.subscribers.replaying import Replaying
 from tests.cli_support import Shop
+from tests.log_support import wait_until
 
 
 def test_a_paused_subscriber_is_given_nothing_until_it_is_resumed(shop: Shop) -> None:
@@ -104,6 +113,49 @@ def test_a_replay_in_the_foreground(shop: Shop) -> None:
     assert shop.checkpoint("mail") == positions[-1]
 
 
+def test_a_replay_in_the_foreground_is_taken_up_by_no_running_worker(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker looks at the very moment that the row is committed."""
+    shop.orders(1, 1)
+    shop.drain()
+    taken: list[bool] = []
+
+    def start_and_look(*arguments: Any, **options: Any) -> ReplayPlan:
+        plan = start_replay(*arguments, **options)
+        if plan.operation is not None:
+            app = import_module("shop").app
+            taken.append(Replaying(app.runtime(), app.subscribers["mail"], plan.operation).turn().moved)
+            app.log.engine.dispose()
+        return plan
+
+    monkeypatch.setattr(replay_command, "start_replay", start_and_look)
+    done = shop.json("replay", "mail", "--foreground", "--yes", "--app", "shop:app")
+    assert (taken, done["state"], done["handled"]) == ([False], "done", 2)
+
+
+def test_a_replay_that_cannot_be_executed_in_the_foreground_is_not_started(shop: Shop) -> None:
+    shop.orders(1)
+    shop.drain()
+    shop.module("other", OTHER)
+    for app in ("other:fewer", "other:another"):
+        ran = shop.cli("replay", "mail", "--foreground", "--yes", "--app", app)
+        assert ran.code in (2, 3), ran
+    assert shop.cli("replay", "mail", "--foreground", "--yes").code == 2
+    assert shop.json("replays")["replays"] == []
+
+
+OTHER = """
+import os
+
+from eventlog import App
+
+fewer = App(os.environ["SHOP_URL"])
+another = App(os.environ["SHOP_URL"])
+another.subscriber("mail", partitions=4).on("clishop.*")(print)
+"""
+
+
 def test_a_replay_whose_events_fail_ends_with_1(shop: Shop) -> None:
     shop.orders(-1)
     shop.drain()
@@ -111,6 +163,46 @@ def test_a_replay_whose_events_fail_ends_with_1(shop: Shop) -> None:
     shop.cli("skip", "mail", entry["position"], "--reason", "later", "--yes")
     ran = shop.cli("replay", "mail", "--foreground", "--yes", "--app", "shop:app")
     assert (ran.code, "1 failed" in ran.out) == (1, True)
+    assert f"  event {entry['position']}: ValueError: a total of -1.0\n" in ran.out
+    assert "`eventlog replays --failed " in ran.err
+    assert f"event {entry['position']} failed" not in ran.err
+
+
+def test_what_a_replay_failed_at_is_listed_with_its_errors(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replay_command, "FAILURES_NAMED", 1)
+    monkeypatch.setenv("FIXED", "yes")
+    shop.orders(1, -2, -3)
+    shop.drain()
+    monkeypatch.delenv("FIXED")
+    operation = shop.json("replay", "mail", "--yes")["operation"]
+    app = import_module("shop").app
+    with app.worker(["mail"]):
+        wait_until(lambda: shop.json("replays")["replays"][0]["state"] == "done", what="a worker has done it")
+    app.log.engine.dispose()
+    failed = shop.json("replays", "--failed", operation)["failures"]
+    assert [(one["position"], one["error_type"], one["message"]) for one in failed] == [
+        (2, "ValueError", "a total of -2.0"),
+        (3, "ValueError", "a total of -3.0"),
+    ]
+    assert "raise ValueError" in failed[0]["traceback"]
+    assert f"replay {operation} of mail: event 2 failed: ValueError" in caplog.messages
+    assert (
+        f"replay {operation} of mail: done: 1 handled, 2 failed; `eventlog replays --failed {operation}`" in caplog.text
+    )
+    assert "a total of" not in caplog.text
+
+    ran = shop.cli("replays", "--failed", operation, "--limit", 1)
+    assert "ValueError: a total of -2.0" in ran.out
+    assert "There are more than 1" in ran.err
+    assert f"`eventlog replays --failed {operation}`" in shop.cli("replays").err
+    assert shop.cli("replays", "--failed", 999).code == 3
+    assert shop.cli("replays", "mail", "--failed", operation).code == 2
+    again = shop.cli("replay", "mail", "--foreground", "--yes", "--app", "shop:app")
+    assert "and 1 more: `eventlog replays --failed" in again.err
+    shop.json("rename", "mail", "post", "--yes")
+    assert len(shop.json("replays", "--failed", operation)["failures"]) == 2
 
 
 def test_a_replay_is_cancelled_by_its_number(sqlite_shop: Shop) -> None:

@@ -94,6 +94,24 @@ def test_a_projection_at_its_start_has_empty_tables(shop: Shop) -> None:
     assert shop.rows() == 2
 
 
+def test_a_rewind_that_emptied_tables_cannot_be_undone_and_says_so(shop: Shop) -> None:
+    shop.orders(1)
+    shop.drain()
+    done = shop.json("rewind", "board", "--to-start", "--yes")
+    for which in ("board", done["operation"]):
+        ran = shop.cli("undo", which, "--yes", "-o", "json")
+        assert (ran.code, "emptied its tables, and cannot be undone" in ran.error["message"]) == (2, True)
+
+
+def test_a_rewind_that_wants_consent_says_what_shows_the_events(shop: Shop) -> None:
+    shop.orders(1, 1)
+    shop.drain()
+    remedy = shop.cli("rewind", "mail", "--from", 2, "--yes", "-o", "json").error["remedy"]
+    assert (
+        "--dry-run shows how many events of which types come again, and `eventlog read --from 2` the events" in remedy
+    )
+
+
 def test_the_plan_of_a_rebuild_names_the_tables_and_leaves_them(shop: Shop) -> None:
     shop.orders(1)
     shop.drain()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import eventlog
 from eventlog.cli.output import Format
 from eventlog.cli.settings import DEFAULT_URL, read_file, settle
 from eventlog.errors import UsageError
@@ -124,6 +125,39 @@ def test_what_a_declaration_got_wrong_keeps_its_remedy(shop: Shop) -> None:
     ran = shop.cli("run", "--app", "twice:app", "-o", "json")
     assert "'a' is declared twice" in ran.error["message"]
     assert "name of its own" in ran.error["remedy"]
+
+
+DEEP = """
+import re
+
+from eventlog import App
+
+app = App("sqlite:///nothing.db")
+
+
+def declared(name):
+    {line}
+
+
+declared("mail")
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'app.projection(name, key="no field")',
+        'app.log.append({}, type="a.b", stream="no such/" * 300)',
+        're.compile("((((((((*")',
+        'app.subscriber(name).on("a..b")(print)',
+    ],
+)
+def test_an_app_that_fails_deep_in_a_library_shows_its_own_line_and_no_line_of_ours(shop: Shop, line: str) -> None:
+    shop.module("deep", DEEP.replace("{line}", line))
+    said = shop.cli("run", "--app", "deep:app").err
+    assert f"    {line}\n" in said
+    assert 'deep.py", line 10, in declared' in said
+    assert str(Path(eventlog.__file__).parent) not in said
 
 
 def test_handlers_without_an_app_are_refused(shop: Shop) -> None:

@@ -2,6 +2,7 @@
 
 import codecs
 import fcntl
+import io
 import os
 import pty
 import re
@@ -13,11 +14,15 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
+from eventlog.cli import watching as watching_module
+from eventlog.subscribers.status import Status, SubscriberStatus
 from tests.cli_support import DEADLINE_SECONDS, Shop, command
 from tests.log_support import engine_of, wait_until
 
@@ -178,6 +183,68 @@ def test_the_screen_follows_the_log_and_the_window_and_leaves_the_terminal_as_it
         assert before[3] & termios.ICANON == 0
         assert termios.tcgetattr(screen._file)[3] & termios.ICANON
     assert screen.shown.count("\x1b[?1049h") == screen.shown.count("\x1b[?1049l") == 1
+
+
+def test_a_narrow_screen_has_row_under_row_as_status_has_and_says_what_to_do(quiet_shop: Shop) -> None:
+    """The board halts; nothing of it is cut off at 60 columns, and its hint is there."""
+    quiet_shop.orders(*[1] * 12)
+    with engine_of(quiet_shop.url) as engine, engine.begin() as connection:
+        connection.exec_driver_sql(
+            "create trigger no before insert on shop_totals begin select raise(abort, 'no'); end"
+        )
+    source = (quiet_shop.folder / "shop.py").read_text()
+    quiet_shop.module("shop", source.replace("tables=[totals]", "tables=[totals], retry=Retry(attempts=1)"))
+    quiet_shop.drain()
+    with watching(quiet_shop) as screen:
+        screen.becomes(columns=60, lines=30)
+        screen.shows("subscriber  board")
+        screen.shows("board is halted at a failure: `eventlog failures board`")
+        assert "…" not in screen.shown.rpartition("subscriber  board")[2]
+        screen.types(b"q")
+        assert screen.ends() == 0
+
+
+def status_of(*subscribers: SubscriberStatus) -> Status:
+    return Status(
+        head=9, high_water_mark=9, held_back_by=(), held_back_seconds=0.0, workers=0, subscribers=tuple(subscribers)
+    )
+
+
+def standing(name: str, state: str) -> SubscriberStatus:
+    return SubscriberStatus(
+        name=name,
+        kind="effect",
+        state=state,
+        checkpoint=123_456,
+        lag=3_210,
+        lag_exact=True,
+        lag_seconds=99.0,
+        failures={"parked": 1_200, "blocked": 5},
+        last_error=None,
+        owner="somebody@somewhere/4711",
+        partitions=1,
+        outage_handler="notify",
+        outage_since=datetime(2026, 11, 23, 12, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(40, 12), (60, 24), (80, 10), (100, 30), (200, 8)])
+def test_whatever_the_window_the_screen_fits_it_and_has_what_is_urgent_first(columns: int, lines: int) -> None:
+    found = status_of(
+        standing("well", "running"),
+        standing("away", "outage"),
+        standing("stuck", "halted"),
+        standing("restored-some-time-ago", "ahead"),
+    )
+    console = Console(width=columns, height=lines, file=io.StringIO(), color_system=None)
+    console.print(watching_module._screen(watching_module._Seen(status=found, at="12:00:00"), console, interval=2.0))
+    screen = console.file.getvalue()  # type: ignore[attr-defined]  # it is the buffer of above
+    assert len(screen.splitlines()) <= lines, screen
+    assert max(map(len, screen.splitlines())) <= columns
+    assert "…" not in screen
+    assert ("`eventlog verify restored-some-time-ago`" in screen.replace("\n", " ")) is (lines >= 24)
+    assert "restored-some-time-ago" in screen
+    assert screen.rstrip().endswith("q leaves")
 
 
 def test_a_database_that_fails_is_waited_for_and_control_c_leaves_the_screen(quiet_shop: Shop) -> None:

@@ -78,6 +78,16 @@ def test_an_advance_never_goes_back(bench: Bench) -> None:
         control.advance(mail.database, "mail", control.after_position(1))
 
 
+def test_an_advance_beyond_the_mark_from_the_mark_says_that_nothing_passes_it(bench: Bench) -> None:
+    sent = bench.send(3)
+    mail = Mail(bench)
+    mail.app.drain()
+
+    for move in (control.advance, control.seek):
+        with pytest.raises(RefusedError, match=f"high-water mark at {sent[-1]}: nothing passes that .asked for 5,000"):
+            move(mail.database, "mail", control.after_position(5_000))
+
+
 def test_an_advance_leaves_failures_and_handled_through_alone(bench: Bench) -> None:
     sent = bench.send(2)
     mail = Mail(bench, 1)

@@ -1,6 +1,8 @@
 """What a subscriber may be declared as, and which handler an event goes to; no database is needed to tell."""
 
+import asyncio
 import contextlib
+import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from eventlog.projections import View
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import Subscriber
+from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.routing import Handler, handler_of
 from tests.subscribers_support import Found, Lost, Sent
 
@@ -344,6 +347,24 @@ def test_a_table_owned_by_two_projections_is_refused(app: App) -> None:
         {"timeout_seconds": "soon"},
         {"outage_after": 0},
         {"failures_max": 0},
+        {"timeout_seconds": True},
+        {"timeout_seconds": float("inf")},
+        {"timeout_seconds": float("nan")},
+        {"outage_after": None},
+        {"failures_max": "many"},
+        {"concurrency": "2"},
+        {"retry": 3},
+        {"retry": 0},
+        {"retry": {"attempts": 3}},
+        {"retry": {}},
+        {"retry": Retry},
+        {"redact": "no"},
+        {"redact": None},
+        {"key": lambda: "nobody's"},
+        {"key": lambda recorded, ctx: "everybody's"},
+        {"key": asyncio.sleep},
+        {"start": "Now"},
+        {"start": None},
     ],
     ids=str,
 )
@@ -351,6 +372,36 @@ def test_an_option_nobody_knows_is_refused(app: App, options: dict[str, Any]) ->
     with refused():
         app.subscriber("mail", **options)
     assert "mail" not in app.subscribers
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tables": "totals"},
+        {"tables": Table("totals", MetaData())},
+        {"tables": ["totals"]},
+        {"tables": None},
+        {"version": 0},
+        {"version": "2"},
+        {"idempotent": "no"},
+        {"database": 7},
+        {"retry": 0},
+        {"timeout_seconds": -1},
+        {"redact": 1},
+    ],
+    ids=str,
+)
+def test_an_option_of_a_projection_nobody_knows_is_refused(app: App, options: dict[str, Any]) -> None:
+    with refused():
+        app.projection("board", **options)
+    assert "board" not in app.subscribers
+
+
+def test_what_says_how_to_try_again_and_what_to_redact_is_taken_as_it_is(app: App) -> None:
+    retry = Retry(attempts=3)
+    mail = app.subscriber("mail", retry=retry, redact=str.upper, key=operator.attrgetter("stream"), timeout_seconds=1)
+    assert (mail.retry, mail.redact, mail.timeout_seconds) == (retry, str.upper, 1.0)
+    assert app.subscriber("post").retry == Retry()
 
 
 def test_a_subscriber_without_handlers_is_refused_when_it_is_registered(sqlite_url: str) -> None:

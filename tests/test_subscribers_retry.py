@@ -1,5 +1,7 @@
 """When a failed event is tried again: the waits that `Retry` draws."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,9 +60,17 @@ def test_attempts_are_spent_with_the_last_one(retry: Retry) -> None:
         {"factor": float("nan")},
         {"longest_seconds": float("inf")},
         {"longest_seconds": 1e12},
+        {"attempts": "3"},
+        {"attempts": 2.5},
+        {"attempts": None},
+        {"first_seconds": "1"},
+        {"factor": True},
+        {"final": ValueError},
+        {"final": [ValueError]},
+        {"final": ("ValueError",)},
     ],
     ids=str,
 )
-def test_a_retry_that_makes_no_sense_is_refused(options: dict[str, float]) -> None:
+def test_a_retry_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
-        Retry(**options)  # type: ignore[arg-type]  # one of several fields
+        Retry(**options)

@@ -140,12 +140,12 @@ def plan(
     Raises `RefusedError` where no checkpoint would move, unless it `may_stay`.
     """
     rows = lock_checkpoints(connection, database, row.name)
-    to = max(to, 0)
+    asked = to = max(to, 0)
     if action in (Action.ADVANCE, Action.SEEK):
-        to = min(to, mark_of(connection, database))
+        to = min(asked, mark_of(connection, database))
     moves = tuple(_of_partition(one, to, action) for one in rows)
     if not may_stay and all(one.to_position == one.from_position for one in moves):
-        raise _no_way(row, rows, to, action)
+        raise _no_way(row, rows, to, action, asked=asked)
     handled_through = max(replayed_through(connection, database, row.name), *(one.handled_through for one in rows))
     planned = _counted(connection, database, row, handled_through=handled_through, moves=moves, action=action)
     runs = (one.owner for one in read_workers(connection, database, alive_only=True) if row.name in one.subscribers)
@@ -198,7 +198,8 @@ def not_twice(move: Move) -> RefusedError:
         )
     return RefusedError(
         f"{move.subscriber}: {handled} handled already, and their effects would happen again",
-        remedy="say --resend if that is meant; --dry-run shows which events they are",
+        remedy="say --resend if that is meant; --dry-run shows how many events of which types come again, and"
+        f" `eventlog read --from {move.next_event}` the events",
     )
 
 
@@ -237,9 +238,15 @@ def _of_partition(row: Row[Any], to: int, action: Action) -> PartitionMove:
     return PartitionMove(partition=row.partition, from_position=row.position, to_position=goes)
 
 
-def _no_way(row: SubscriberRow, rows: Sequence[Row[Any]], to: int, action: Action) -> RefusedError:
+def _no_way(row: SubscriberRow, rows: Sequence[Row[Any]], to: int, action: Action, *, asked: int) -> RefusedError:
     least, most = min(one.position for one in rows), max(one.position for one in rows)
     stands = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    if to < asked:
+        return RefusedError(
+            f"{row.name}: the checkpoint is at {stands}, and the high-water mark at {to:,}: nothing passes that"
+            f" (asked for {asked:,}, next event {asked + 1:,})",
+            remedy="there is nothing above it to pass over yet; advance when there is",
+        )
     if action is Action.ADVANCE:
         return RefusedError(
             f"{row.name}: the checkpoint is at {stands}, and an advance never goes back"

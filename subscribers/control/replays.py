@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, literal, select, true, update
 
 from eventlog.counting import Counted, count_each, count_types, first_recorded_since, is_long
 from eventlog.damage import readable
@@ -24,6 +24,7 @@ from eventlog.patterns import covers
 from eventlog.reading import Selection
 from eventlog.reading import select as select_events
 from eventlog.schema.tables import OPEN_STATES
+from eventlog.schema.timestamps import seconds_from_now
 from eventlog.subscribers.control.checkpoints import lock_checkpoints, refuse_while_replayed
 from eventlog.subscribers.declaration import Kind
 from eventlog.subscribers.operations import Operation, record
@@ -69,6 +70,13 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None
 
 
+class Executor(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is to execute a replay from its first moment on: the name of a runtime, and how long its lease is."""
+
+    owner: str
+    lease_seconds: float
+
+
 class ReplayPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A replay that was started, or would be. `left_out` counts events whose failure is open.
 
@@ -96,10 +104,12 @@ def start_replay(
     *,
     new_keys: bool = False,
     reason: str | None = None,
+    executor: Executor | None = None,
     dry_run: bool = False,
 ) -> ReplayPlan:
     """Have a range delivered again to an effect; the workers that run it do so, beside live delivery.
 
+    With an `executor` no worker takes it up: it begins with that one's lease, which has to be kept as any other.
     The idempotency key of an event stays what it was, so a partner that knows it drops the repeat; with `new_keys` it
     has the operation's number at its end. One replay of a subscriber runs at a time. Raises `UnknownSubscriberError`,
     `UsageError` for filters that make no sense, and `RefusedError` for a projection, for a range in which the
@@ -127,6 +137,8 @@ def start_replay(
             return plan
         refuse_while_replayed(connection, database, name, "replayed")
         number = _insert(connection, database, plan, chosen, reason)
+        if executor is not None:
+            _hand_to(connection, database, number, executor)
     return msgspec.structs.replace(plan, operation=number, undo=f"eventlog replay --cancel {number}")
 
 
@@ -328,3 +340,11 @@ def _insert(connection: Connection, database: Database, plan: ReplayPlan, chosen
         )
     )
     return number
+
+
+def _hand_to(connection: Connection, database: Database, operation: int, executor: Executor) -> None:
+    table = database.tables.replays
+    expires = seconds_from_now(literal(executor.lease_seconds))
+    connection.execute(
+        update(table).where(table.c.operation == operation).values(owner=executor.owner, expires_at=expires)
+    )

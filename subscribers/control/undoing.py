@@ -50,10 +50,15 @@ class Undone(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def last_move(database: Database, name: str) -> int:
-    """Return the number of the last operation that moved a subscriber's checkpoints. Raises `NotFoundError`."""
+    """Return the number of the last operation that moved a subscriber's checkpoints.
+
+    Raises `NotFoundError`, and `RefusedError` where that has emptied tables.
+    """
     with translated(database), database.reader() as connection:
         read_subscriber(connection, database, name)
         found = _last(connection, database, name)
+        if found is not None and found.action == Action.REBUILD:
+            raise _not_by_undo(found, name)
         if found is None or found.action not in UNDOABLE:
             raise NotFoundError(
                 f"the last thing done to {name!r} was not a move", remedy="only rewind, advance and seek can be undone"
@@ -122,6 +127,8 @@ def _read(connection: Connection, database: Database, operation: int) -> Row[Any
 
 
 def _check_undoable(connection: Connection, database: Database, found: Row[Any]) -> None:
+    if found.action == Action.REBUILD:
+        raise _not_by_undo(found, found.subscriber)
     if found.action not in UNDOABLE:
         raise RefusedError(f"operation {found.id} is a {found.action}", remedy="only a move can be undone")
     last = _last(connection, database, found.subscriber)
@@ -132,11 +139,24 @@ def _check_undoable(connection: Connection, database: Database, found: Row[Any])
         )
 
 
+def _not_by_undo(rebuild: Any, name: str) -> RefusedError:
+    """Make the error for a rebuild: one beside the live tables has a command of its own, one in place has none."""
+    if rebuild.undo is not None:
+        return RefusedError(
+            f"operation {rebuild.id} on {name!r} began a rebuild beside the live tables",
+            remedy=f"`{rebuild.undo} --app module:app` gives it up",
+        )
+    return RefusedError(
+        f"operation {rebuild.id} on {name!r} emptied its tables, and cannot be undone",
+        remedy="they are filled again from the log: `eventlog status` shows how far that is",
+    )
+
+
 def _last(connection: Connection, database: Database, name: str) -> Any:
-    """The last operation that says where the subscriber is, if there is one: its id and action."""
+    """The last operation that says where the subscriber is, if there is one: its id, action and undo."""
     operations = database.tables.operations
     return connection.execute(
-        select(operations.c.id, operations.c.action)
+        select(operations.c.id, operations.c.action, operations.c.undo)
         .where(operations.c.subscriber == name, operations.c.action.not_in(LEAVES_PLACES_ALONE))
         .order_by(desc(operations.c.id))
         .limit(1)
