@@ -6,11 +6,11 @@ import click
 import msgspec
 
 from eventlog.cli.exits import Exit
+from eventlog.cli.opening import opened_databases
 from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import age, counted, number, printable, show, show_json
 from eventlog.cli.parsing import seconds as parse_seconds
 from eventlog.cli.settings import Settings, read_settings
-from eventlog.cli.status_command import opened_databases
 from eventlog.cli.status_table import held_back_line
 from eventlog.errors import DatabaseError, UnknownSubscriberError
 from eventlog.nearest import did_you_mean

@@ -7,7 +7,7 @@ from functools import partial
 import click
 import msgspec
 
-from eventlog.cli.opening import opened_database
+from eventlog.cli.opening import opened_database, opened_databases
 from eventlog.cli.options import Position, shared_options, subscriber_argument
 from eventlog.cli.output import Column, counted, moment, number, say, show, show_items, show_json, show_table, until
 from eventlog.cli.plan import ask
@@ -82,8 +82,8 @@ def failures(
 ) -> None:
     """List the events whose handler failed.
 
-    Of one subscriber, or of all; those that are open, unless others are asked for. `eventlog failure` shows one in
-    full.
+    Of one subscriber, or of all; those that are open, unless others are asked for. With --app, those of projections
+    whose rows are in another database as well. `eventlog failure` shows one in full.
 
     \b
       eventlog failures
@@ -93,17 +93,19 @@ def failures(
     settings = read_settings()
     wanted = () if every else (states or OPEN_STATES)
     sought = Sought(subscriber=subscriber, states=tuple(wanted), error=error, event_type=event_type)
-    with opened_database(settings, subscriber) as database:
+    with opened_databases(settings, subscriber) as databases:
         if group_by is not None:
-            errors = read_errors(database, sought, limit=limit + 1)
+            errors = [group for one in databases for group in read_errors(one, sought, limit=limit + 1)]
+            errors.sort(key=lambda group: (group.fingerprint == BLOCKED.fingerprint, -group.count))
             _show_errors(errors[:limit], settings, retriable=set(wanted) <= set(OPEN_STATES) and not every)
             if len(errors) > limit:
                 say(f"There are more than {number(limit)}; --limit shows more of them.")
         else:
-            found = read_entries(database, sought, limit=limit + 1)
+            found = [entry for one in databases for entry in read_entries(one, sought, limit=limit + 1)]
             shown = found[:limit]
-            count = count_entries(database, sought) if len(found) > limit else len(found)
-            _show_failures(shown, settings, count=count, waited_for=read_waited_for(database, shown))
+            count = sum(count_entries(one, sought) for one in databases) if len(found) > limit else len(found)
+            waited_for = {key: at for one in databases for key, at in read_waited_for(one, shown).items()}
+            _show_failures(shown, settings, count=count, waited_for=waited_for)
 
 
 @click.command()

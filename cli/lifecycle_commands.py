@@ -7,7 +7,7 @@ from eventlog.cli.exits import Exit
 from eventlog.cli.opening import opened_database
 from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import counted, number, say, show, show_json
-from eventlog.cli.plan import ask
+from eventlog.cli.plan import ask, reaching
 from eventlog.cli.settings import read_settings
 from eventlog.subscribers import control
 
@@ -50,7 +50,7 @@ def pause(subscriber: str, reason: str | None, timeout: float) -> int:
     else:
         show(f"{subscriber}: paused" if done.changed else f"{subscriber} was paused already")
         if done.changed:
-            show(f"  undo: eventlog resume {subscriber}")
+            show(f"  undo: {reaching(f'eventlog resume {subscriber}', subscriber, database, settings)}")
         if done.in_hand_of:
             say(f"Still in hand of {', '.join(done.in_hand_of)} after {timeout:g} s; nothing new is handed out")
     return Exit.FAILED if done.in_hand_of else Exit.OK
@@ -107,7 +107,7 @@ def partitions(subscriber: str, count: int, reason: str | None, dry_run: bool, y
         say("Nothing was changed.")
     else:
         show(f"{subscriber}: {counted(done.before, 'partition')} -> {number(count)}")
-        show(f"  undo: {done.undo}")
+        show(f"  undo: {reaching(done.undo, subscriber, database, settings)}")
 
 
 @click.command()
@@ -138,7 +138,7 @@ def rename(subscriber: str, new_name: str, reason: str | None, dry_run: bool, ye
         show(f"{subscriber} would be called {new_name}; nothing was changed.")
     else:
         show(f"{subscriber} is called {new_name} now")
-        show(f"  undo: eventlog rename {new_name} {subscriber}")
+        show(f"  undo: {reaching(f'eventlog rename {new_name} {subscriber}', subscriber, database, settings)}")
 
 
 @click.command()

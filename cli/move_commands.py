@@ -23,7 +23,7 @@ from eventlog.cli.move_targets import (
 from eventlog.cli.opening import opened_database
 from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import say, show, show_json
-from eventlog.cli.plan import ask, show_done, show_plan, show_undone, undone_line
+from eventlog.cli.plan import ask, reaching, show_done, show_plan, show_undone, undone_line
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.database import Database
 from eventlog.errors import RefusedError
@@ -201,6 +201,8 @@ def undo(*, move: str, **how: Unpack[MoveOptions]) -> None:
         if not how["dry_run"]:
             ask(f"Undo operation {operation}?", yes=how["yes"], dry_run_offered=True)
             undone = control.undo(database, operation, reason=how["reason"])
+            again = reaching(undone.undo, undone.subscriber, database, settings)
+            undone = msgspec.structs.replace(undone, undo=again)
         if settings.json:
             show_json(_undone_document(undone, dry_run=how["dry_run"]))
         elif how["dry_run"]:
@@ -234,6 +236,7 @@ def _carry_out(deed: Deed, database: Database, settings: Settings, *, resend: bo
     if not dry_run:
         ask(_question(move), yes=how["yes"], dry_run_offered=True)
         move = deed(dry_run=False)
+        move = msgspec.structs.replace(move, undo=reaching(move.undo, move.subscriber, database, settings))
     if settings.json:
         show_json(_as_document(move, dry_run=dry_run))
     elif dry_run:

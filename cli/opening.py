@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from eventlog.cli.settings import DEFAULT_URL, Settings
 from eventlog.database import Database, translated
 from eventlog.errors import EventLogError, SchemaMissingError, UsageError
 from eventlog.log import EventLog
+from eventlog.schema.migrate import SchemaState, schema_state
 from eventlog.schema.tables import DEFAULT_SCHEMA
 from eventlog.shown_urls import shown_url
 from eventlog.subscribers.registration import SHADOW_MARK, is_registered, read_subscriber
@@ -67,6 +68,33 @@ def opened_database(settings: Settings, subscriber: str | None) -> Iterator[Data
         finally:
             if home is not None:
                 home.engine.dispose()
+
+
+@contextmanager
+def opened_databases(settings: Settings, subscriber: str | None = None) -> Iterator[Sequence[Database]]:
+    """Lend the log's database and, where an app is named, the others that its subscribers have their rows in.
+
+    With a subscriber, the one that its rows are in; see `opened_database`. One that has no tables yet is left out:
+    nothing has been registered there.
+    """
+    if subscriber is not None:
+        with opened_database(settings, subscriber) as database:
+            yield [database]
+        return
+    with opened_log(settings) as log:
+        homes = [] if settings.app is None else load_app(settings).homes[1:]
+        try:
+            yield [log.database, *filter(_has_tables, homes)]
+        finally:
+            for home in homes:
+                home.engine.dispose()
+
+
+def _has_tables(home: Database) -> bool:
+    if _is_missing_file(home.engine.url):
+        return False
+    with translated(home), home.reader() as connection:
+        return schema_state(connection, schema=home.schema) is not SchemaState.MISSING
 
 
 def _home(settings: Settings, log: EventLog, subscriber: str) -> Database | None:
@@ -209,14 +237,16 @@ def _check(log: EventLog) -> None:
 
 def refuse_missing_file(log: EventLog) -> None:
     """Raise `SchemaMissingError` rather than have SQLite make an empty file."""
-    url = log.engine.url
-    if url.get_backend_name() != "sqlite" or url.database is None or url.database.startswith("file:"):
-        return
-    if not Path(url.database).exists():
+    if _is_missing_file(log.engine.url):
         raise SchemaMissingError(
-            f"there is no log in {url.database}: no such file",
+            f"there is no log in {log.engine.url.database}: no such file",
             remedy="run `eventlog init` to make it here, or name another one with --url",
         )
+
+
+def _is_missing_file(url: URL) -> bool:
+    is_file = url.get_backend_name() == "sqlite" and url.database is not None and not url.database.startswith("file:")
+    return is_file and not Path(url.database or "").exists()
 
 
 def _place(url: URL) -> tuple[object, ...]:

@@ -4,12 +4,15 @@ Without a terminal to ask on, only `--yes` is consent. The plan is data where no
 talk where the deed follows it.
 """
 
+import re
 import sys
 
 import click
 
 from eventlog.cli.exits import Exit
 from eventlog.cli.output import counted, moment, number, say, show
+from eventlog.cli.settings import Settings
+from eventlog.database import Database
 from eventlog.errors import RefusedError
 from eventlog.subscribers.control import Move, Undone
 
@@ -64,6 +67,16 @@ def undone_line(undone: Undone) -> str:
     ends = f"{number(undone.from_position)} -> {number(undone.to_position)}"
     back = f", {counted(undone.restored, 'failure')} back in the ledger" if undone.restored else ""
     return f"{undone.subscriber}: checkpoint {ends}, next event {number(undone.to_position + 1)}{back}"
+
+
+def reaching(undo: str | None, subscriber: str, database: Database, settings: Settings) -> str | None:
+    """Have a command that takes something back find a subscriber whose rows are in another database than the log.
+
+    The app tells where they are; numbers of operations are the log's own, so the subscriber is named instead.
+    """
+    if undo is None or database.follows is None:
+        return undo
+    return f"{re.sub(r'^eventlog undo [0-9]+$', f'eventlog undo {subscriber}', undo)} --app {settings.app}"
 
 
 def _plan_lines(move: Move) -> list[str]:

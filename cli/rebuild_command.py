@@ -6,10 +6,10 @@ import click
 import msgspec
 
 from eventlog.cli.exits import Exit
-from eventlog.cli.opening import opened_app, opened_database
+from eventlog.cli.opening import opened_app, opened_database, opened_databases
 from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import Column, moment, number, say, show, show_items, show_json, show_table
-from eventlog.cli.plan import ask, show_done, show_plan
+from eventlog.cli.plan import ask, reaching, show_done, show_plan
 from eventlog.cli.progress import shown_progress
 from eventlog.cli.settings import Settings, read_settings
 from eventlog.cli.stopping import signals_stop
@@ -90,12 +90,15 @@ def rebuild(
 def rebuilds(subscriber: str | None) -> None:
     """List the rebuilds, the latest first.
 
+    With --app, those of projections whose rows are in another database as well: database by database, since operations
+    are numbered in each.
+
     \b
       eventlog rebuilds board
     """
     settings = read_settings()
-    with opened_database(settings, subscriber) as database:
-        found = read_rebuilds(database, subscriber=subscriber)
+    with opened_databases(settings, subscriber) as databases:
+        found = [rebuild for one in databases for rebuild in read_rebuilds(one, subscriber=subscriber)]
     if settings.json:
         show_items("rebuilds", map(_as_document, found), settings.output)
         return
@@ -133,7 +136,9 @@ def _beside(
         ask(f"Rebuild {declared.name}?", yes=yes, dry_run_offered=True)
     begun = begin_rebuild(database, declared, keep=keep, reason=reason)
     if background:
-        return _tell(begun, settings, f"Rebuild {begun.operation} of {declared.name} is begun; workers make it")
+        return _tell(
+            database, begun, settings, f"Rebuild {begun.operation} of {declared.name} is begun; workers make it"
+        )
     return _run(app, declared, begun, settings)
 
 
@@ -144,7 +149,8 @@ def _show_plan(planned: Rebuild, declared: Subscriber, settings: Settings, *, dr
         return
     line = show if dry_run else say
     if planned.operation:
-        line(f"Rebuild {planned.operation} of {declared.name} runs already; going on with it")
+        kept = ", and the tables of before are kept" if planned.keep else ""
+        line(f"Rebuild {planned.operation} of {declared.name} runs already; it goes on{kept}")
     else:
         tables = ", ".join(declared.table_names)
         line(f"{tables} made anew at version {declared.version}, beside what is there, and then exchanged")
@@ -162,20 +168,25 @@ def _run(app: App, declared: Subscriber, begun: Rebuild, settings: Settings) -> 
 
         done = run_rebuild(runtime, declared, begun, told=told)
     if done.state is RebuildState.DONE:
-        return _tell(done, settings, f"{declared.name} is made anew, and in use at version {done.version}")
+        return _tell(
+            runtime.database, done, settings, f"{declared.name} is made anew, and in use at version {done.version}"
+        )
     if done.state is RebuildState.CANCELLED:
-        return _tell(done, settings, f"Rebuild {done.operation} was cancelled", exit_code=Exit.FAILED)
+        return _tell(runtime.database, done, settings, f"Rebuild {done.operation} was cancelled", exit_code=Exit.FAILED)
     left = f"Rebuild {done.operation} is not through; run this again"
     if signal.SIGINT in stopped_by:
-        return _tell(done, settings, left, exit_code=Exit.INTERRUPTED)
+        return _tell(runtime.database, done, settings, left, exit_code=Exit.INTERRUPTED)
     waiting = waits_at(runtime.database, declared, done)
     if waiting is not None:
+        failures, retry = (
+            reaching(f"eventlog {what} {done.shadow}", done.shadow, runtime.database, settings)
+            for what in ("failures", "retry")
+        )
         say(
             f"It waits at event {number(waiting)}, and the live tables serve on."
-            f" `eventlog failures {done.shadow}` shows why; deploy what mends it, `eventlog retry {done.shadow}`, and"
-            " run this again."
+            f" `{failures}` shows why; deploy what mends it, `{retry}`, and run this again."
         )
-    return _tell(done, settings, left, exit_code=Exit.FAILED)
+    return _tell(runtime.database, done, settings, left, exit_code=Exit.FAILED)
 
 
 def _in_place(
@@ -201,10 +212,10 @@ def _cancel(database: Database, name: str, settings: Settings, *, reason: str | 
     planned = cancel_rebuild(database, name, dry_run=True)
     if dry_run:
         text = f"Rebuild {planned.operation} of {name} would be cancelled, and its tables dropped; nothing was changed."
-        return _tell(planned, settings, text)
+        return _tell(database, planned, settings, text)
     ask(f"Cancel the rebuild of {name}?", yes=yes, dry_run_offered=True)
     done = cancel_rebuild(database, name, reason=reason)
-    return _tell(done, settings, f"Rebuild {done.operation} of {name} is cancelled, its tables are dropped")
+    return _tell(database, done, settings, f"Rebuild {done.operation} of {name} is cancelled, its tables are dropped")
 
 
 def _go_back(database: Database, name: str, settings: Settings, *, reason: str | None, dry_run: bool, yes: bool) -> int:
@@ -241,13 +252,14 @@ def _drop_kept(
     return Exit.OK
 
 
-def _tell(done: Rebuild, settings: Settings, text: str, *, exit_code: Exit = Exit.OK) -> int:
+def _tell(database: Database, done: Rebuild, settings: Settings, text: str, *, exit_code: Exit = Exit.OK) -> int:
     if settings.json:
         show_json(_as_document(done))
     else:
         (show if exit_code is Exit.OK else say)(text)
         if done.kept is not None:
-            show(f"  undo: eventlog rebuild {done.subscriber} --back")
+            back = f"eventlog rebuild {done.subscriber} --back"
+            show(f"  undo: {reaching(back, done.subscriber, database, settings)}")
     return exit_code
 
 

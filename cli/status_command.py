@@ -1,16 +1,12 @@
 """`status`: how far everything is, and what failed; once, or again and again."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
 import click
 
-from eventlog.cli.opening import load_app, opened_log
+from eventlog.cli.opening import opened_databases
 from eventlog.cli.options import shared_options
 from eventlog.cli.output import Format, is_terminal, say, show, show_items, show_json, show_table, table_width
-from eventlog.cli.settings import Settings, read_settings
+from eventlog.cli.settings import read_settings
 from eventlog.cli.status_table import held_back_line, log_line, status_table, what_next
-from eventlog.database import Database
 from eventlog.subscribers.ledger import EntryState
 from eventlog.subscribers.status import Status, read_status_of
 
@@ -58,18 +54,6 @@ def status(interval: float | None) -> None:
         show_json(found)
     else:
         _show(found)
-
-
-@contextmanager
-def opened_databases(settings: Settings) -> Iterator[Sequence[Database]]:
-    """Lend the log's database, its tables checked, and the others that an app's subscribers have their rows in."""
-    with opened_log(settings) as log:
-        homes = [] if settings.app is None else load_app(settings).homes[1:]
-        try:
-            yield [log.database, *homes]
-        finally:
-            for home in homes:
-                home.engine.dispose()
 
 
 def _show(found: Status) -> None:

@@ -2,11 +2,11 @@
 
 import click
 
-from eventlog.cli.opening import opened_app, opened_log
+from eventlog.cli.opening import opened_app, opened_databases
 from eventlog.cli.options import declared_names, shared_options
 from eventlog.cli.output import Column, say, show, show_items, show_json, show_table
 from eventlog.cli.settings import read_settings
-from eventlog.log import EventLog
+from eventlog.database import Database, initialise, translated
 from eventlog.subscribers.beginnings import other_beginning, read_beginning
 from eventlog.subscribers.registration import Registration, SubscriberRow, read_subscriber
 from eventlog.subscribers.registration import register as register_one
@@ -18,14 +18,15 @@ from eventlog.subscribers.status import read_status
 def subscribers() -> None:
     """List the registered subscribers.
 
-    With where they began, how events are delivered to them, and which types they take.
+    With where they began, how events are delivered to them, and which types they take. With --app, projections whose
+    rows are in another database are listed, too.
 
     \b
       eventlog subscribers
     """
     settings = read_settings()
-    with opened_log(settings) as log:
-        rows = _registered(log)
+    with opened_databases(settings) as databases:
+        rows = [row for one in databases for row in _registered(one)]
     if settings.json:
         show_items("subscribers", map(_as_document, rows), settings.output)
         return
@@ -55,6 +56,8 @@ def register(names: tuple[str, ...], drop_types: bool) -> None:
     """
     settings = read_settings()
     with opened_app(settings) as app:
+        for home in app.homes[1:]:
+            initialise(home)
         chosen = {one.name: one for one in app.chosen(names)}
         done = {name: register_one(app.home_of(one), one, consent_to_change=drop_types) for name, one in chosen.items()}
         created = [chosen[name] for name, outcome in done.items() if outcome is Registration.CREATED]
@@ -72,10 +75,12 @@ def register(names: tuple[str, ...], drop_types: bool) -> None:
         say("The app declares no subscribers.")
 
 
-def _registered(log: EventLog) -> list[SubscriberRow]:
-    with log.database.reader() as connection:
-        names = [one.name for one in read_status(log.database).subscribers]
-        return [read_subscriber(connection, log.database, name) for name in names]
+def _registered(database: Database) -> list[SubscriberRow]:
+    """Read those of a log; of a database elsewhere, those that follow ours."""
+    found = read_status(database).subscribers
+    names = [one.name for one in found if database.follows is None or one.log is not None]
+    with translated(database), database.reader() as connection:
+        return [read_subscriber(connection, database, name) for name in names]
 
 
 def _as_document(row: SubscriberRow) -> dict[str, object]:

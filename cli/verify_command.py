@@ -9,12 +9,11 @@ import msgspec
 from sqlalchemy import func, select
 
 from eventlog.cli.exits import Exit
-from eventlog.cli.opening import load_app
+from eventlog.cli.opening import load_app, opened_databases
 from eventlog.cli.options import shared_options, subscriber_argument
 from eventlog.cli.output import Format, counted, is_terminal, number, printable, say, show, show_items, show_json, width
 from eventlog.cli.progress import shown_progress
 from eventlog.cli.settings import Settings, read_settings
-from eventlog.cli.status_command import opened_databases
 from eventlog.database import Database, translated
 from eventlog.doctor import Finding, FindingStatus
 from eventlog.errors import UnknownSubscriberError, UsageError

@@ -19,6 +19,7 @@ from eventlog.errors import AppendConditionError, ConflictError, IdConflictError
 from eventlog.event_types import decode
 from eventlog.events import Recorded, StoredEvent
 from eventlog.pending import Expected, PendingEvent
+from eventlog.whereabouts import Whereabouts
 
 APPEND_TRIES_MAX = 100
 """How often an append runs again because another one took its version; each try lets one other append through."""
@@ -66,6 +67,7 @@ class Appender:
         self.check = check
         self.check_once = check_once
         self.open_appends = OpenAppends()
+        self._whereabouts = Whereabouts(database, lend)
 
     def append(self, pending: list[PendingEvent], expected: Expected, *, tx: Transaction | None) -> list[Recorded[Any]]:
         """Record the events, in the transaction handed over or in one of its own. Raises `ConflictError`."""
@@ -108,6 +110,7 @@ class Appender:
         self, connection: Connection, pending: list[PendingEvent], expected: Expected
     ) -> list[Recorded[Any]]:
         with self.database.join(connection):
+            self._whereabouts.check(connection)
             self.check(connection)
             for _ in range(APPEND_TRIES_MAX):
                 inserted = self._insert_or_nothing(connection, pending, expected)

@@ -85,6 +85,22 @@ class Relation(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
+class Right(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody may do with a table, or with one column of it, and whether they may let others do it."""
+
+    privilege: str
+    column: str | None
+    grantee: str
+    is_grantable: bool
+
+
+class Rights(msgspec.Struct, frozen=True, kw_only=True):
+    """Who owns a table, where that is not the one who asks, and who may use it; names as a statement has them."""
+
+    owner: str | None = None
+    granted: tuple[Right, ...] = ()
+
+
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     """What the database takes on disk, and what of it each table and index of the log does, the largest first.
 
@@ -137,6 +153,10 @@ class Database(Protocol):
         """Return what is the same object while it is the same connection that is lent, so that the same server answers;
         None behind a pooler, where nobody knows.
         """
+        ...
+
+    def place(self, connection: Connection) -> object:
+        """Return what tells the database, and the log in it, from others."""
         ...
 
     def join(self, connection: Connection) -> AbstractContextManager[None]:
@@ -245,8 +265,12 @@ class Database(Protocol):
         """Rename a table, and as `part` says what of it has a name of its own: indexes, constraints, sequences."""
         ...
 
-    def grant_alike(self, connection: Connection, made: TableClause, like: TableClause) -> None:
-        """Give a table the owner and the rights that another one has."""
+    def rights_of(self, connection: Connection, name: TableClause) -> Rights:
+        """Read who owns a table, and who may use it."""
+        ...
+
+    def grant(self, connection: Connection, name: TableClause, rights: Rights) -> None:
+        """Give a table an owner and rights; those on columns that it has not are left out."""
         ...
 
     def passing(self, error: BaseException) -> bool:

@@ -6,7 +6,7 @@ text functions stop at them), objects without a JSON form.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,9 +20,22 @@ _check = msgspec.json.Decoder(msgspec.Raw).decode
 _ESCAPED_NUL = b"\\u0000"
 
 
-def encode_data(data: Any, *, event_type: str) -> str:
-    """Write an event's data as JSON text; raise `InvalidEventError` when that cannot be done without loss."""
-    return _encode(data, what=f"the data of {event_type}", bytes_max=DATA_BYTES_MAX)
+def encode_data(data: Any, *, event_type: str, read: Callable[[str], Any] | None = None) -> str:
+    """Write an event's data as JSON text; raise `InvalidEventError` when that cannot be done without loss.
+
+    `read` is what will read it. What it cannot read is refused: nobody could ever handle it, or put it right.
+    """
+    text = _encode(data, what=f"the data of {event_type}", bytes_max=DATA_BYTES_MAX)
+    if read is not None:
+        try:
+            read(text)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise InvalidEventError(
+                f"the data of {event_type} could not be read again: {error}",
+                remedy="give each field what the class declares; a Struct does not check it when it is made"
+                " (msgspec.convert does)",
+            ) from error
+    return text
 
 
 def check_metadata(metadata: object) -> Mapping[str, Any]:

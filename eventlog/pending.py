@@ -3,7 +3,7 @@
 Everything that can be wrong with an event by itself is found here, so that a refused append has touched nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -145,19 +145,28 @@ def _pending(
     into = _check_stream(given)
     number = numbers[into] = numbers.get(into, 0) + 1
     metadata, metadata_text = _metadata(event, shared, name)
+    into_class = declared or declared_as(name)
+    version = _type_version(event.type_version, into_class, name)
     return PendingEvent(
         id=_check_id(event.id, ids) if event.id is not None else next(fresh_ids),
         id_given=event.id is not None,
         stream=into,
         number=number,
         type=name,
-        type_version=_type_version(event.type_version, declared or declared_as(name), name),
+        type_version=version,
         data=event.data,
-        data_text=encode_data(event.data, event_type=name),
+        data_text=encode_data(event.data, event_type=name, read=_reader(into_class, name, version)),
         metadata=metadata,
         metadata_text=metadata_text,
         tags=_all_tags(event, declared, shared),
     )
+
+
+def _reader(declared: EventType | None, name: str, version: int) -> Callable[[str], Any] | None:
+    """What reads the data, of a type as it is declared today; what was recorded before may need its upcasters."""
+    if declared is None or (name, version) != (declared.name, declared.version):
+        return None
+    return declared.decode
 
 
 def _metadata(event: Event[Any], shared: Event[None], name: str) -> tuple[JsonObject, str]:

@@ -35,6 +35,7 @@ from eventlog.database import (
     Inserted,
     Lent,
     RecordedSince,
+    Rights,
     Sizes,
     lent_by_pool,
     pool_errors,
@@ -158,6 +159,10 @@ class PostgresDatabase:
                 return self.insert(connection, [event], expected)
         with self._lend_driver() as lent:
             return self.insert(lent, [event], expected)
+
+    def place(self, connection: Connection) -> object:
+        question = "select oid, to_regclass(%s)::oid from pg_database where datname = current_database()"
+        return tuple(self._rows(connection, question, [f"{self.schema}.events"])[0])
 
     def join(self, connection: Connection) -> AbstractContextManager[None]:
         if connection.dialect.driver not in ("psycopg", "psycopg_async"):
@@ -295,8 +300,11 @@ class PostgresDatabase:
     def rename_table(self, connection: Connection, name: TableClause, to: str, part: Callable[[str], str]) -> None:
         postgres_tables.rename_table(connection, name, to, part)
 
-    def grant_alike(self, connection: Connection, made: TableClause, like: TableClause) -> None:
-        postgres_tables.grant_alike(connection, made, like)
+    def rights_of(self, connection: Connection, name: TableClause) -> Rights:
+        return postgres_tables.rights_of(connection, name)
+
+    def grant(self, connection: Connection, name: TableClause, rights: Rights) -> None:
+        postgres_tables.grant(connection, name, rights)
 
     def passing(self, error: BaseException) -> bool:
         if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -355,7 +363,8 @@ class PostgresDatabase:
         if is_standby(cause):
             return DatabaseReadOnlyError(
                 f"{place}: {said}",
-                remedy="lead the URL to the primary: postgresql:///shop?host=one&host=other&target_session_attrs=read-write",
+                remedy="lead the URL to the primary: postgresql:///shop?host=one&host=other&target_session_attrs=read-write;"
+                " or append in a transaction that may write",
             )
         unreachable = cause.sqlstate is None or cause.sqlstate.startswith(
             (*_CONNECTION_LOST, "28", "3D", _NO_RESOURCES)

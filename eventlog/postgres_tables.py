@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Connection, text
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog.database import Relation, Sizes
+from eventlog.database import Relation, Right, Rights, Sizes
 
 _HOLDS_ON = text(
     """
@@ -38,6 +38,9 @@ _HOLDS_ON = text(
     where t.tgrelid in (select oid from mine) and not t.tgisinternal
     union
     select 'policy ' || quote_ident(p.polname) from pg_policy p where p.polrelid in (select oid from mine)
+    union
+    select 'row level security of ' || c.oid::regclass
+    from pg_class c where c.oid in (select oid from mine) and c.relrowsecurity
     union
     select 'inheritance of ' || case when i.inhrelid in (select oid from mine) then i.inhparent else i.inhrelid end
         ::regclass
@@ -67,17 +70,19 @@ _PARTS = text(
 
 _RIGHTS = text(
     """
-    select privilege_type, is_grantable, '' as column_name,
+    select privilege_type as privilege, is_grantable, null as column_name,
         case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end as grantee
     from pg_class, lateral aclexplode(coalesce(relacl, acldefault('r', relowner)))
     where oid = cast(:name as regclass) and grantee <> relowner
     union all
-    select privilege_type, is_grantable, ' (' || quote_ident(attname) || ')',
+    select privilege_type, is_grantable, quote_ident(attname),
         case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
     from pg_attribute, lateral aclexplode(attacl)
     where attrelid = cast(:name as regclass) and attnum > 0 and not attisdropped
     """
 )
+
+_COLUMNS = text("select quote_ident(attname) from pg_attribute where attrelid = cast(:name as regclass)")
 
 _OWNER = text(
     "select quote_ident(pg_get_userbyid(relowner)), relowner = current_user::regrole"
@@ -127,21 +132,33 @@ def rename_table(connection: Connection, name: TableClause, to: str, part: Calla
         connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
-def grant_alike(connection: Connection, made: TableClause, like: TableClause) -> None:
-    """Give a table the owner and the rights that another one has; columns it has not are left out."""
-    target = _quoted(connection, made)
-    columns = set(connection.scalars(text("select ' (' || quote_ident(attname) || ')' from pg_attribute"
-                                          " where attrelid = cast(:name as regclass)"), {"name": target}))  # fmt: skip
-    owner, is_mine = connection.execute(_OWNER, {"name": _quoted(connection, like)}).one()
-    for right in connection.execute(_RIGHTS, {"name": _quoted(connection, like)}).all():
-        if right.column_name and right.column_name not in columns:
-            continue
-        more = " with grant option" if right.is_grantable else ""
-        connection.exec_driver_sql(
-            f"grant {right.privilege_type}{right.column_name} on {target} to {right.grantee}{more}".replace("%", "%%")
-        )
-    if not is_mine:
-        connection.exec_driver_sql(f"alter table {target} owner to {owner}".replace("%", "%%"))
+def rights_of(connection: Connection, name: TableClause) -> Rights:
+    """Read who owns a table, and who may use it."""
+    given = {"name": _quoted(connection, name)}
+    owner, is_mine = connection.execute(_OWNER, given).one()
+    rows = connection.execute(_RIGHTS, given).all()
+    return Rights(
+        owner=None if is_mine else owner,
+        granted=tuple(
+            Right(privilege=one.privilege, column=one.column_name, grantee=one.grantee, is_grantable=one.is_grantable)
+            for one in rows
+        ),
+    )
+
+
+def grant(connection: Connection, name: TableClause, rights: Rights) -> None:
+    """Give a table an owner and rights; those on columns that it has not are left out."""
+    target = _quoted(connection, name)
+    columns = {None, *connection.scalars(_COLUMNS, {"name": target})}
+    for right in rights.granted:
+        if right.column in columns:
+            column = f" ({right.column})" if right.column else ""
+            more = " with grant option" if right.is_grantable else ""
+            connection.exec_driver_sql(
+                f"grant {right.privilege}{column} on {target} to {right.grantee}{more}".replace("%", "%%")
+            )
+    if rights.owner is not None:
+        connection.exec_driver_sql(f"alter table {target} owner to {rights.owner}".replace("%", "%%"))
 
 
 def _quoted(connection: Connection, name: TableClause) -> str:

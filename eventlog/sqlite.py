@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from eventlog.database import (
     Inserted,
     Lent,
     RecordedSince,
+    Rights,
     Sizes,
     lent_by_pool,
     pool_errors,
@@ -52,6 +54,7 @@ from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
 from eventlog.schema.timestamps import UnreadableTimeError, sqlite_text
 from eventlog.sqlite_doorbell import SqliteBell, commits_of
+from eventlog.sqlite_files import replacements_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -77,6 +80,7 @@ class SqliteDatabase:
         self.follows: Database | None = None
         self.tables = tables(dialect="sqlite", schema=schema)
         self._commits = commits_of(self.engine)
+        self._replacements = replacements_of(self.engine)
         self._events = self.tables.sql_name("events")
         self._epochs = self.tables.sql_name("epochs")
         self._event_tags = self.tables.sql_name("event_tags")
@@ -94,8 +98,8 @@ class SqliteDatabase:
 
     @property
     def losses(self) -> int:
-        """None: what was read from a file has been committed to it, and the file has no other."""
-        return 0
+        """Only those of a file that was replaced: what was read from a file has been committed to it."""
+        return self._replacements.count
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -142,6 +146,11 @@ class SqliteDatabase:
                 lent.rollback()
                 raise
             return inserted
+
+    def place(self, connection: Connection) -> object:
+        (_, _, file) = connection.exec_driver_sql("pragma database_list").first() or (0, "", "")
+        found = Path(file).stat() if file else None
+        return None if found is None else (found.st_dev, found.st_ino)
 
     def join(self, connection: Connection) -> AbstractContextManager[None]:
         if connection.dialect.driver not in ("pysqlite", "aiosqlite"):
@@ -282,7 +291,10 @@ class SqliteDatabase:
     def rename_table(self, connection: Connection, name: TableClause, to: str, part: Callable[[str], str]) -> None:
         sqlite_tables.rename_table(connection, name, to)
 
-    def grant_alike(self, connection: Connection, made: TableClause, like: TableClause) -> None:
+    def rights_of(self, connection: Connection, name: TableClause) -> Rights:
+        return Rights()
+
+    def grant(self, connection: Connection, name: TableClause, rights: Rights) -> None:
         """Nothing to do: a file has no roles."""
 
     def passing(self, error: BaseException) -> bool:
@@ -318,12 +330,18 @@ class SqliteDatabase:
             return DatabaseFullError(
                 f"{place}: {said}", remedy="make room where the file is; what was not committed is done again"
             )
+        if "locked" in said:
+            return DatabaseUnreachableError(
+                f"{place} cannot be used: {said}",
+                remedy="a transaction has kept the write lock for too long; append within it, if it is your own:"
+                " tx=session, in a handler ctx.append",
+            )
         if isinstance(cause, sqlite3.OperationalError | sqlite3.DatabaseError) and any(
-            hint in said for hint in (*_NO_FILE, "not a database", "malformed", "locked")
+            hint in said for hint in (*_NO_FILE, "not a database", "malformed")
         ):
             return DatabaseUnreachableError(
                 f"{place} cannot be used: {said}",
-                remedy="is the path right, writable, and not locked by another program?",
+                remedy="is the path right, and can the file and its folder be written?",
             )
         return None
 
@@ -374,16 +392,20 @@ def prepare(engine: E) -> E:
     if getattr(listened, _PREPARED, False):
         return engine
 
+    replacements = replacements_of(listened)
+
     @event.listens_for(listened, "connect")
-    def on_connect(driver: sqlite3.Connection, _record: object) -> None:
+    def on_connect(driver: sqlite3.Connection, record: Any) -> None:
         driver.isolation_level = None
         driver.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
         driver.execute("pragma synchronous = normal")
         driver.execute("pragma foreign_keys = on")
         driver.execute("pragma recursive_triggers = on")
+        replacements.opened(driver, record.info)
 
     @event.listens_for(listened, "checkout")
-    def on_checkout(driver: sqlite3.Connection, _record: object, _proxy: object) -> None:
+    def on_checkout(driver: sqlite3.Connection, record: Any, _proxy: object) -> None:
+        replacements.check(record.info)
         # SQLAlchemy leaves the legacy mode behind after somebody asked for AUTOCOMMIT.
         driver.isolation_level = None
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from eventlog.engines import once_of
 from eventlog.errors import DatabaseUnreachableError
 from eventlog.nudge import Nudge
+from eventlog.sqlite_files import OpenedFile
 
 PAUSE_SECONDS_MIN = 0.001
 PAUSE_SECONDS_MAX = 0.025
@@ -59,6 +60,7 @@ class SqliteBell:
     def __init__(self, engine: Engine, commits: Commits) -> None:
         self._engine = engine
         self._driver = _connection_of_its_own(engine)
+        self._file = OpenedFile(self._driver)
         self._nudge = Nudge()
         self._version: int | None = None
         self._pause = PAUSE_SECONDS_MIN
@@ -99,6 +101,8 @@ class SqliteBell:
         self._nudge.close()
 
     def _has_changed(self) -> bool:
+        if self._file.is_replaced:
+            raise DatabaseUnreachableError(f"{self._file.path} has been replaced", remedy="it is opened again")
         before, self._version = self._version, self._read_version()
         return before != self._version
 

@@ -3,9 +3,11 @@
 What a database has a type for is kept in it; everything else that msgspec can write is kept as JSON. Values come out as
 they went in, on both databases. SQLite has few types: there Decimals, times and UUIDs are text, which compares as the
 values do (but for Decimals), and time spans are microseconds.
+
+Databases take other values than a field's, and give back what they have made of them, or what cannot be read. So values
+are held to their field's type: a function would else see one thing within a page of events, and another after it.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -36,6 +38,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from eventlog.errors import DeclarationError
+from eventlog.projections.digests import digest_of
 from eventlog.subscribers.owned_tables import VALUES, Values
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
@@ -82,6 +85,32 @@ class Kind:
     """Of which class keys are; None where rows cannot be found by it, since equal values can be written differently."""
     one_of: tuple[str | int, ...] = ()
     """All the values there are, where the type says so."""
+    classes: tuple[type[Any], ...] = ()
+    """Of which classes values are; empty where the conversion finds out."""
+    is_literal: bool = False
+    """Whether the values themselves are to be looked at."""
+    exactly: Convert | None = None
+    """Makes of values that are equal and written differently what differs; None where there are none of one class."""
+    mutable: bool = False
+    """Whether values can be changed in place."""
+
+    def takes(self, values: Sequence[Any]) -> bool:
+        """Tell whether all of these, but for None, are values of the type."""
+        found = set(map(type, values)) - {type(None)}
+        if self.classes and not all(one in self.classes or self._is_one(one) for one in found):
+            return False
+        return not self.is_literal or set(values) <= {*self.one_of, None}
+
+    def _is_one(self, found: type[Any]) -> bool:
+        """A moment is a date to Python, and another thing to a database."""
+        return issubclass(found, self.classes) and not (date in self.classes and issubclass(found, datetime))
+
+    @property
+    def named(self) -> str:
+        """What its values are, for messages."""
+        if self.is_literal:
+            return ", ".join(map(repr, self.one_of))
+        return " or ".join(one.__qualname__ for one in self.classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +140,14 @@ def fields_of(row: type[msgspec.Struct]) -> tuple[RowField, ...]:
         raise DeclarationError(
             f"row={row!r} is no Struct with fields", remedy="give a class: class Delay(msgspec.Struct, frozen=True)"
         )
-    info = types.type_info(row)
+    try:
+        info = types.type_info(row)
+    except (TypeError, NameError) as error:
+        raise DeclarationError(
+            f"the fields of {row.__qualname__} cannot be read: {error}",
+            remedy="annotate them with types that are known where the class is; what is said of a type stands at it:"
+            " Annotated[datetime, Meta(tz=False)] | None",
+        ) from error
     if not isinstance(info, types.StructType):
         raise DeclarationError(f"row={row!r} is generic", remedy="give a class whose fields have types of their own")
     return tuple(_field(row, field) for field in info.fields)
@@ -125,7 +161,9 @@ def check_value(field: RowField, value: Any) -> str | None:
     """Say why a value cannot be kept; None when it can. Asked when a database has refused some row."""
     if value is None:
         return None if field.nullable else "None where the Struct allows none"
-    if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
+    if not field.kind.takes([value]):
+        return f"{value!r}, and its values are {field.kind.named}"
+    if field.kind.postgres == "bigint" and isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
         return f"{value}, which needs more than 64 bits"
     if isinstance(value, str) and "\x00" in value:
         return "text with a NUL in it"
@@ -152,34 +190,9 @@ def _field(row: type[msgspec.Struct], field: types.Field) -> RowField:
 def _json_values(row: type[msgspec.Struct], field: types.Field, annotation: Any) -> Values:
     """Raises `DeclarationError` for what cannot be written as JSON: better now than at the first row."""
     try:
-        schema = msgspec.json.schema(annotation)
+        return Values(kind=f"json {digest_of(annotation)}")
     except TypeError as error:
         raise _not_kept(row, field.name, str(error).splitlines()[-1]) from error
-    text = msgspec.json.encode(_without_names(schema), order="sorted")
-    return Values(kind=f"json {hashlib.sha256(text).hexdigest()[:16]}")
-
-
-def _without_names(schema: dict[str, Any]) -> list[Any]:
-    """A schema without what is there for people: names of classes and docstrings change, and the values do not.
-
-    The schemas that it refers to follow it, numbered in the order in which they are first met.
-    """
-    named, numbers = schema.pop("$defs", {}), dict[str, int]()
-
-    def plain(one: Any) -> Any:
-        if isinstance(one, list):
-            return [plain(each) for each in one]
-        if not isinstance(one, dict):
-            return one
-        if isinstance(one.get("$ref"), str):
-            return numbers.setdefault(one["$ref"].removeprefix("#/$defs/"), len(numbers))
-        said = {name for name in ("title", "description") if isinstance(one.get(name), str)}
-        return {name: plain(one[name]) for name in sorted(one.keys() - said)}
-
-    found = [plain(schema)]
-    while len(found) <= len(numbers):
-        found.append(plain(named[list(numbers)[len(found) - 1]]))
-    return found
 
 
 def _not_kept(row: type[msgspec.Struct], name: str, problem: str) -> DeclarationError:
@@ -211,7 +224,8 @@ def _kind(kind: types.Type) -> Kind | None:
         case types.EnumType():
             return _enumeration(kind.cls)
         case types.LiteralType():
-            return _by_values(kind.values)
+            plain = _by_values(kind.values)
+            return plain and replace(plain, is_literal=True)
     return _PLAIN.get(type(kind))
 
 
@@ -228,6 +242,7 @@ def _enumeration(cls: Any) -> Kind | None:
         from_sqlite=cls,
         key=cls,
         one_of=plain.one_of,
+        classes=(cls,),
     )
 
 
@@ -235,19 +250,30 @@ def _by_values(values: Sequence[Any]) -> Kind | None:
     if all(isinstance(value, str) for value in values):
         return replace(_TEXT, one_of=tuple(sorted(values)))
     if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-        return replace(_INTEGER, one_of=tuple(sorted(values)))
+        return replace(_INTEGER, one_of=tuple(sorted(values)), classes=(int,))
     return None
 
 
 def _json(annotation: Any) -> Kind:
     decode = msgspec.json.Decoder(annotation).decode
+
+    def write(value: Any) -> str:
+        text = _write_json(value)
+        try:
+            decode(text)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"it could not be read again: {error}") from error
+        return text
+
     return Kind(
         column=_on_sqlite(postgresql.JSONB(), Text(), write=_write_json, read=msgspec.json.decode),
         postgres="jsonb",
-        to_postgres=_write_json,
+        to_postgres=write,
         from_postgres=decode,
-        to_sqlite=_write_json,
+        to_sqlite=write,
         from_sqlite=decode,
+        exactly=msgspec.json.encode,
+        mutable=True,
     )
 
 
@@ -303,15 +329,26 @@ def _time(value: time) -> time:
 
 _MICROSECOND = timedelta(microseconds=1)
 _INTEGER = Kind(column=BigInteger(), postgres="bigint", to_postgres=index, to_sqlite=index, key=int)
-_TEXT = Kind(column=Text(), postgres="text", key=str)
-_DATE = Kind(column=Date(), postgres="date", to_sqlite=date.isoformat, from_sqlite=date.fromisoformat, key=date)
-_UUID = Kind(column=Uuid(), postgres="uuid", to_sqlite=lambda value: value.hex, from_sqlite=UUID, key=UUID)
+_TEXT = Kind(column=Text(), postgres="text", key=str, classes=(str,))
+_DATE = Kind(
+    column=Date(),
+    postgres="date",
+    to_sqlite=date.isoformat,
+    from_sqlite=date.fromisoformat,
+    key=date,
+    classes=(date,),
+)
+_UUID = Kind(
+    column=Uuid(), postgres="uuid", to_sqlite=lambda value: value.hex, from_sqlite=UUID, key=UUID, classes=(UUID,)
+)
 _DECIMAL = Kind(
     column=_on_sqlite(Numeric(), Text(), write=str, read=Decimal),
     postgres="numeric",
     to_postgres=_decimal,
     to_sqlite=lambda value: str(_decimal(value)),
     from_sqlite=Decimal,
+    classes=(Decimal, int),
+    exactly=str,
 )
 _MOMENT = Kind(
     column=_on_sqlite(DateTime(timezone=True), Text(), write=_moment_text, read=datetime.fromisoformat),
@@ -321,6 +358,7 @@ _MOMENT = Kind(
     to_sqlite=_moment_text,
     from_sqlite=datetime.fromisoformat,
     key=datetime,
+    classes=(datetime,),
 )
 _NAIVE = Kind(
     column=DateTime(),
@@ -329,6 +367,7 @@ _NAIVE = Kind(
     to_sqlite=lambda value: _naive(value).isoformat(sep=" ", timespec="microseconds"),
     from_sqlite=datetime.fromisoformat,
     key=datetime,
+    classes=(datetime,),
 )
 _TIME = Kind(
     column=Time(),
@@ -337,19 +376,28 @@ _TIME = Kind(
     to_sqlite=lambda value: _time(value).isoformat(timespec="microseconds"),
     from_sqlite=time.fromisoformat,
     key=time,
+    classes=(time,),
 )
 _SPAN = Kind(
     column=_on_sqlite(Interval(), BigInteger(), write=_microseconds, read=_span),
     postgres="interval",
     to_sqlite=_microseconds,
     from_sqlite=_span,
+    classes=(timedelta,),
 )
 _PLAIN: dict[type[types.Type], Kind] = {
-    types.BoolType: Kind(column=Boolean(), postgres="boolean", from_sqlite=bool, key=bool),
+    types.BoolType: Kind(column=Boolean(), postgres="boolean", from_sqlite=bool, key=bool, classes=(bool,)),
     types.IntType: _INTEGER,
-    types.FloatType: Kind(column=Double(), postgres="double precision", to_postgres=float, to_sqlite=_real),
+    types.FloatType: Kind(
+        column=Double(),
+        postgres="double precision",
+        to_postgres=float,
+        to_sqlite=_real,
+        classes=(float, int),
+        exactly=repr,
+    ),
     types.StrType: _TEXT,
-    types.BytesType: Kind(column=LargeBinary(), postgres="bytea", from_postgres=bytes),
+    types.BytesType: Kind(column=LargeBinary(), postgres="bytea", from_postgres=bytes, classes=(bytes, bytearray)),
     types.DecimalType: _DECIMAL,
     types.DateTimeType: _MOMENT,
     types.DateType: _DATE,

@@ -46,7 +46,7 @@ class Decided(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded(Generic[S]):
-    """A stream's state; at which version the snapshot was that it is made from, and that of one of another history."""
+    """A stream's state; at which version the snapshot is that it was made from, and one that was passed over."""
 
     now: Folded[S]
     kept_version: int = 0
@@ -138,7 +138,8 @@ class Decider(Generic[S, C]):
         return await tx.run_sync(lambda transaction: handle(tx=transaction))
 
     def _load(self, log: EventLog, stream: str, tx: Transaction | None) -> _Loaded[S]:
-        kept = None if self._store is None else self._store.read(log, stream, tx=tx)
+        found = None if self._store is None else self._store.read(log, stream, tx=tx)
+        kept = None if found is None else found.state
         if kept is not None:
             # Its own last event is read again: should it not be there, the snapshot is of another history.
             events = log.read_stream(stream, after_version=kept.version - 1, tx=tx)
@@ -147,7 +148,7 @@ class Decider(Generic[S, C]):
                 return _Loaded(now=folded(events, kept, self._step), kept_version=kept.version)
         begin = Folded(state=self.initial, version=0)
         now = folded(log.read_stream(stream, tx=tx), begin, self._step)
-        return _Loaded(now=now, passed_over=None if kept is None else kept.version)
+        return _Loaded(now=now, passed_over=None if found is None else found.version)
 
     def _decided(self, state: S, command: C) -> Sequence[object]:
         events: Any = self.decide(state, command)

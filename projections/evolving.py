@@ -1,5 +1,6 @@
 """What a view does with an event: which rows it touches, and the pure function that makes each of them anew."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +8,12 @@ from datetime import date, datetime
 from operator import attrgetter
 from typing import Any, get_origin
 
+import msgspec
+
 from eventlog.errors import DeclarationError, UsageError
 from eventlog.event_types import declared_as
 from eventlog.events import Recorded
+from eventlog.projections.purity import watched
 from eventlog.projections.rows import Key
 from eventlog.subscribers.routing import Handler, Wants, parameters_of, wanted
 
@@ -32,6 +36,11 @@ class Evolver:
         if self.takes_key:
             return self.handler.function(row, event, key if len(self.key_types) > 1 else key[0])
         return self.handler.function(row, event)
+
+    def watched(self) -> "Evolver":
+        """Make one that finds out when its function changes the row it is given. For tests."""
+        function = watched(self.handler.function, given="row")
+        return dataclasses.replace(self, handler=msgspec.structs.replace(self.handler, function=function))
 
     @property
     def wants_data(self) -> bool:

@@ -68,6 +68,14 @@ class Rows(Generic[R]):
             "sqlite": _Sqlite(table, fields, key_fields),
         }
         self._codecs = {name: _Codecs(name, fields, key_fields) for name in self._statements}
+        self._held = tuple(
+            (place, field.kind) for place, field in enumerate(fields) if _is_held(field, is_key=field.name in key)
+        )
+        self._inexact = tuple(
+            (place, field.kind.exactly) for place, field in enumerate(fields) if field.kind.exactly is not None
+        )
+        self.mutable = any(field.kind.mutable for field in fields)
+        """Whether a row can be changed in place though it is frozen."""
 
     def read(self, connection: Connection, keys: Collection[Key]) -> dict[Key, R]:
         """Read the rows of these keys: one statement."""
@@ -81,10 +89,14 @@ class Rows(Generic[R]):
         return rows
 
     def write(self, connection: Connection, rows: Sequence[R]) -> None:
-        """Insert rows, or bring those of the same key to them: one statement."""
+        """Insert rows, or bring those of the same key to them: one statement. Raises `TypeError` for other values."""
         name = connection.dialect.name
         convert = self._codecs[name].row_in.run
-        self._statements[name].write(connection, [convert(self.values(row)) for row in rows])
+        values = [self.values(row) for row in rows]
+        for place, kind in self._held:
+            if not kind.takes([one[place] for one in values]):
+                raise TypeError(f"{self._names[place]} is not of its type")
+        self._statements[name].write(connection, [convert(one) for one in values])
 
     def delete(self, connection: Connection, keys: Sequence[Key]) -> None:
         """Delete the rows of these keys: one statement."""
@@ -96,10 +108,20 @@ class Rows(Generic[R]):
         """Return the values of a row, in the order of its fields."""
         return msgspec.structs.astuple(row)
 
+    def exactly(self, row: R) -> tuple[Any, ...]:
+        """Return what tells a row from another one that is equal, and would be written differently: 1 from True."""
+        values = self.values(row)
+        return (*map(type, values), *[convert(values[place]) for place, convert in self._inexact])
+
     def _make(self, values: Sequence[Any]) -> R:
         if self._by_place:
             return self._row(*values)
         return self._row(**dict(zip(self._names, values, strict=True)))
+
+
+def _is_held(field: RowField, *, is_key: bool) -> bool:
+    """Whether a field's values are looked at before they are written. Those of keys have been, but for literals."""
+    return field.kind.is_literal or (bool(field.kind.classes) and not is_key)
 
 
 class _Codecs:

@@ -1,20 +1,22 @@
 """Snapshots: what a fold has come to, kept so that the next one need not begin at the first event.
 
 A snapshot is a copy and never the truth: it may be deleted at any time, all of them may. It is passed over when it is
-of another version of the fold, when it cannot be read, or when its last event is not in the stream (a log that was
-restored to an earlier point). Of two that are written at the same time the later state stays.
+of another version of the fold, of another type (a digest of it is kept beside the state: what has nothing but defaults
+could be read from any), when it cannot be read, or when its last event is not in the stream (a log that was restored to
+an earlier point). Of two that are written at the same time the later state stays.
 """
 
 import logging
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, Row, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventlog.database import Transaction, connection_of
 from eventlog.errors import DeclarationError, EventLogError
 from eventlog.log import EventLog
+from eventlog.projections.digests import digest_of
 from eventlog.projections.fold import Folded
 from eventlog.schema.inserts import insert_into
 from eventlog.schema.timestamps import database_now
@@ -27,7 +29,8 @@ S = TypeVar("S")
 class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
     """When to keep a state, and as what: every so many events, as the type `state`, which msgspec can write and read.
 
-    Raise `version` whenever `evolve` or the type changes: states of before are then made anew from their events.
+    Raise `version` whenever `evolve` or the type changes: states of before are then made anew from their events. That
+    the type is another one is found out all the same; that `evolve` is, is not.
     """
 
     state: Any
@@ -39,10 +42,27 @@ class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
             raise DeclarationError(f"every={self.every}, version={self.version}", remedy="give whole numbers above 0")
         try:
             msgspec.json.Decoder(self.state)
+            digest_of(self.state)
         except (TypeError, ValueError) as error:
             raise DeclarationError(
                 f"state={self.state!r} is no type that can be read from JSON: {error}", remedy="give a Struct"
             ) from error
+
+
+class Found(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
+    """The snapshot of a stream: at which version it is, and the state, None where that is to be passed over."""
+
+    version: int
+    state: Folded[S] | None
+
+
+class _Written(msgspec.Struct, frozen=True, kw_only=True):
+    """The text of a snapshot. `type` is the digest of its state's type, which the first ones were written without."""
+
+    state: msgspec.Raw
+    version: int
+    id: str | None
+    type: str | None = None
 
 
 class SnapshotStore(Generic[S]):
@@ -51,18 +71,20 @@ class SnapshotStore(Generic[S]):
     def __init__(self, fold: str, declared: Snapshots) -> None:
         self._fold = fold
         self._declared = declared
-        self._decode = msgspec.json.Decoder(Folded[declared.state]).decode  # type: ignore[name-defined]
+        self._type = digest_of(declared.state)
+        self._read = msgspec.json.Decoder(_Written).decode
+        self._read_state = msgspec.json.Decoder(declared.state).decode
 
-    def read(self, log: EventLog, stream: str, *, tx: Transaction | None) -> Folded[S] | None:
-        """Read the snapshot of a stream, None where there is none that can be used. One query."""
+    def read(self, log: EventLog, stream: str, *, tx: Transaction | None) -> Found[S] | None:
+        """Read the snapshot of a stream, None where there is none of this version. One query."""
         table = log.database.tables.snapshots
-        question = select(table.c.state).where(
+        question = select(table.c.stream_version, table.c.state).where(
             table.c.fold == self._fold, table.c.stream == stream, table.c.fold_version == self._declared.version
         )
         if tx is not None:
-            return self._decoded(connection_of(tx).execute(question).scalar(), stream)
+            return self._found(connection_of(tx).execute(question).one_or_none(), stream)
         with log.database.reader() as connection:
-            return self._decoded(connection.execute(question).scalar(), stream)
+            return self._found(connection.execute(question).one_or_none(), stream)
 
     def is_due(self, *, kept_version: int, now: int) -> bool:
         """Tell whether a stream has come far enough beyond its snapshot."""
@@ -79,7 +101,7 @@ class SnapshotStore(Generic[S]):
     ) -> None:
         """Keep a state. A failure is logged and goes no further: what was appended stands, with or without it.
 
-        `replaces` is the version of one that was found to be of another history: later or not, it goes.
+        `replaces` is the version of one that was passed over: later or not, it goes.
         """
         try:
             if tx is None:
@@ -101,7 +123,7 @@ class SnapshotStore(Generic[S]):
             stream=stream,
             fold_version=self._declared.version,
             stream_version=state.version,
-            state=msgspec.json.encode(state).decode(),
+            state=self._text(state),
             at=database_now(),
         )
         new = statement.excluded
@@ -114,12 +136,29 @@ class SnapshotStore(Generic[S]):
             )
         )
 
-    def _decoded(self, text: str | None, stream: str) -> Folded[S] | None:
-        if text is None:
-            return None
+    def _text(self, state: Folded[S]) -> str:
+        written = msgspec.Raw(msgspec.json.encode(state.state))
+        return msgspec.json.encode(
+            _Written(state=written, version=state.version, id=state.id, type=self._type)
+        ).decode()
+
+    def _found(self, row: Row[Any, Any] | None, stream: str) -> Found[S] | None:
+        return None if row is None else Found(version=row.stream_version, state=self._decoded(row.state, stream))
+
+    def _decoded(self, text: str, stream: str) -> Folded[S] | None:
         try:
-            found: Folded[S] = self._decode(text)
+            written = self._read(text)
+            if written.type == self._type:
+                return Folded(state=self._read_state(written.state), version=written.version, id=written.id)
         except msgspec.DecodeError as error:
             logger.warning("the snapshot of %s is made anew, it cannot be read: %s", stream, error)
             return None
-        return found
+        if written.type is not None:
+            logger.warning(
+                "the snapshot of %s is made anew, it is of another type of state and of the same version=%d of %r:"
+                " raise it",
+                stream,
+                self._declared.version,
+                self._fold,
+            )
+        return None

@@ -82,14 +82,14 @@ class View(Generic[R]):
         redact: Redact = False,
     ) -> None:
         self.row = row
-        self.key = (key,) if isinstance(key, str) else tuple(key)
+        self.key = _names(key, f"key={key!r}")
         self._fields = fields_of(row)
         self.table = _table(table or _plain(name), table_schema, self._fields, self.key, indexes)
         self._rows = Rows(row, self.table, self._fields, self.key)
         kinds = {field.name: field.kind.key for field in self._fields}
         self._key_types = {name: kind for name in self.key if (kind := kinds[name]) is not None}
         self._read_key = attrgetter(*self.key)
-        self._skips_equal = row.__struct_config__.frozen
+        self._skips_same = row.__struct_config__.frozen
         self._routes = Routes()
         self._evolvers: dict[Handler, Evolver] = {}
         self._by_type: dict[str, Evolver] = {}
@@ -147,13 +147,19 @@ class View(Generic[R]):
         return function
 
     def fold(self, events: Sequence[Recorded[Any]]) -> list[R]:
-        """Return the rows that come of these events and of nothing before them, without any database. For tests."""
+        """Return the rows that come of these events and of nothing before them, without any database. For tests.
+
+        Raises what a function raises, and `UsageError` for one that changes the row it is given in place.
+        """
         touched = []
         for event in events:
-            evolver = self._evolver(event.type)
+            evolver = self._evolver(event.type).watched()
             given = evolver.event(event)
             touched.append((event.position, evolver, given, self._keys(evolver, given)))
-        return [row for row in self._folded(touched, {}).values() if row is not None]
+        try:
+            return [row for row in self._folded(touched, {}).values() if row is not None]
+        except EventFailedError as failed:
+            raise failed.error from failed.error.__cause__
 
     def key_of(self, row: R) -> Key:
         """Return the key of a row, as a tuple."""
@@ -171,8 +177,9 @@ class View(Generic[R]):
         if not keys:
             return
         before = self._rows.read(ctx.connection, keys)
+        as_read = self._as_read(before)
         after = self._folded(touched, before)
-        self._write(ctx.connection, before, after)
+        self._write(ctx.connection, before, after, as_read)
 
     def _touched(self, item: FeedItem, *, lone: bool) -> _Touched:
         evolver = self._evolver(item.stored.type)
@@ -221,20 +228,32 @@ class View(Generic[R]):
         checked: R = row
         return checked
 
-    def _write(self, connection: Connection, before: dict[Key, R], after: dict[Key, R | None]) -> None:
+    def _write(
+        self, connection: Connection, before: dict[Key, R], after: dict[Key, R | None], as_read: dict[Key, Any]
+    ) -> None:
         gone = [key for key, row in after.items() if row is None and key in before]
-        changed = [row for key, row in after.items() if row is not None and not self._is_same(row, before.get(key))]
+        made = [(key, row) for key, row in after.items() if row is not None]
         try:
+            changed = [row for key, row in made if not self._is_same(row, before.get(key), as_read.get(key))]
             if changed:
                 self._rows.write(connection, changed)
         except (SQLAlchemyError, ValueError, TypeError, OverflowError, ArithmeticError) as error:
-            self._explain(changed, error)
+            self._explain([row for _, row in made], error)
             raise
         if gone:
             self._rows.delete(connection, gone)
 
-    def _is_same(self, row: R, before: R | None) -> bool:
-        return self._skips_equal and row == before
+    def _as_read(self, before: dict[Key, R]) -> dict[Key, Any]:
+        """What rows were that a function may change in place: it should not, and they are written all the same."""
+        if not (self._skips_same and self._rows.mutable):
+            return {}
+        return {key: self._rows.exactly(row) for key, row in before.items()}
+
+    def _is_same(self, row: R, before: R | None, as_read: Any) -> bool:
+        """Tell whether a row is in the table already. Equal is not enough: `1 == True`, `0.0 == -0.0`."""
+        if not self._skips_same or before is None or row != before:
+            return False
+        return bool(self._rows.exactly(row) == (as_read or self._rows.exactly(before)))
 
     def _explain(self, rows: Sequence[R], error: Exception) -> None:
         """Name the row and the field that a database would not take, where that can be told."""
@@ -281,6 +300,17 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9_]", "_", name.lower())
 
 
+def _names(given: Any, what: str) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise DeclarationError(
+            f"{what} names no fields of the row",
+            remedy='name them: key="airport", key=("airport", "day"); how an event tells its key is said at the'
+            " function: .on(key=lambda event: ...)",
+        )
+    return names
+
+
 def _table(
     name: str,
     schema: str | None,
@@ -289,7 +319,9 @@ def _table(
     indexes: Sequence[str | Sequence[str]],
 ) -> Table:
     by_name = {field.name: field for field in fields}
-    wanted = [tuple([one] if isinstance(one, str) else one) for one in indexes]
+    if isinstance(indexes, str):
+        raise DeclarationError(f"indexes={indexes!r} is no list", remedy=f"write indexes=[{indexes!r}]")
+    wanted = [_names(one, f"index {one!r}") for one in indexes]
     for field in (*key, *(one for index in wanted for one in index)):
         if field not in by_name:
             raise DeclarationError(f"the row has no field {field!r}", remedy=f"it has: {', '.join(by_name)}")

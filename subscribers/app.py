@@ -33,6 +33,7 @@ from eventlog.subscribers.feed import Feed
 from eventlog.subscribers.handler_threads import HandlerThreads
 from eventlog.subscribers.keys import KeyFunction
 from eventlog.subscribers.lifespan import Lifespan, lifespan_of
+from eventlog.subscribers.not_in_use import why_not_in_use
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.problems import Redact
 from eventlog.subscribers.rebuilding import run_rebuild
@@ -40,7 +41,7 @@ from eventlog.subscribers.registration import Registration, register
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.runtime import LEASE_SECONDS, Around, Runtime
 from eventlog.subscribers.waiting import wait_for
-from eventlog.subscribers.worker import Drained, Worker, Workers, all_drained, drain
+from eventlog.subscribers.worker import Drained, Worker, Workers, all_drained, all_refused, drain
 
 logger = logging.getLogger("eventlog.worker")
 
@@ -227,10 +228,8 @@ class App:
         version has been tried before; the workers run it. Raises `RefusedError` where an older release of the code runs
         than the one registered, and `DeclarationError` where event types and upcasters do not fit together.
         """
-        check_declarations()
         with translated(self.log.database):
-            with self.log.database.reader() as connection:
-                self.log.check(connection)
+            self._check()
             return {one.name: self._register(one) for one in self.chosen(only)}
 
     def drain(
@@ -244,17 +243,20 @@ class App:
 
         Returns what was handled and what failed, by subscriber. Retries that are not due yet are not waited for. Where
         another worker holds a subscriber it is waited for; `waiting` is then told its name. A rebuild that is begun is
-        run until it is in use, or waits at a failure.
+        run until it is in use, or waits at a failure. Raises `RefusedError` at the end, when all others have been
+        delivered to, for those that this code may not run.
         """
-        self.register(*only)
+        refused: list[RefusedError] = []
         around = runtime or self.runtime()
         drained = []
         with translated(self.log.database):
-            for at_home, subscribers in self._by_home(around, only):
-                for subscriber in subscribers:
-                    self._drain_rebuild(at_home, subscriber)
-                partitions = self._partitions_of(at_home, subscribers)
-                drained.append(drain(at_home, partitions, waiting=waiting))
+            registered = self._registered(only, refused)
+            for at_home, subscribers in self._by_home(around, registered):
+                ready = [one for one in subscribers if self._drain_rebuild(at_home, one, refused)]
+                partitions = self._partitions_of(at_home, ready)
+                drained.append(drain(at_home, partitions, waiting=waiting, refused=refused))
+        if refused:
+            raise all_refused(refused)
         return all_drained(drained)
 
     def wait_for(
@@ -307,7 +309,9 @@ class App:
         for name in self._chosen_names(only):
             self._register_or_say(name)
         around = runtime or self.runtime()
-        workers = [Worker(one, self._partitions_of(one, those)) for one, those in self._by_home(around, only)]
+        workers = [
+            Worker(one, self._partitions_of(one, those)) for one, those in self._by_home(around, self.chosen(only))
+        ]
         return workers[0] if len(workers) == 1 else Workers(workers)
 
     def home_of(self, subscriber: Subscriber) -> Database:
@@ -346,6 +350,23 @@ class App:
         """Return the declared subscribers of these names, all of them for none. Raises `UnknownSubscriberError`."""
         return [self._subscribers[name] for name in self._chosen_names(only)]
 
+    def _check(self) -> None:
+        check_declarations()
+        with self.log.database.reader() as connection:
+            self.log.check(connection)
+
+    def _registered(self, only: Sequence[str], refused: list[RefusedError]) -> list[Subscriber]:
+        """Register those of these names; return who may be run, and add why the others may not."""
+        self._check()
+        ready = []
+        for subscriber in self.chosen(only):
+            try:
+                self._register(subscriber)
+                ready.append(subscriber)
+            except RefusedError as error:
+                refused.append(error)
+        return ready
+
     def _register(self, subscriber: Subscriber) -> Registration:
         database = self.home_of(subscriber)
         if database.follows is not None:
@@ -366,15 +387,23 @@ class App:
                 remedy=error.remedy,
             ) from error
 
-    def _drain_rebuild(self, runtime: Runtime, subscriber: Subscriber) -> None:
-        for rebuild in read_rebuilds(runtime.database, subscriber=subscriber.name) if subscriber.tables else ():
-            if rebuild.state is RebuildState.RUNNING and rebuild.version == subscriber.version:
+    def _drain_rebuild(self, runtime: Runtime, subscriber: Subscriber, refused: list[RefusedError]) -> bool:
+        """Run the rebuild of a subscriber, if there is one; return whether its version is in use, and add why not."""
+        if not subscriber.tables:
+            return True
+        declared = (subscriber.version, subscriber.shape(runtime.database.engine.dialect))
+        for rebuild in read_rebuilds(runtime.database, subscriber=subscriber.name):
+            if rebuild.state is RebuildState.RUNNING and (rebuild.version, rebuild.shape) == declared:
                 run_rebuild(runtime, subscriber, rebuild)
+        why = None if runtime.stop.is_set() else why_not_in_use(runtime.database, subscriber)
+        if why is not None:
+            refused.append(why)
+        return why is None
 
-    def _by_home(self, runtime: Runtime, only: Sequence[str]) -> list[tuple[Runtime, list[Subscriber]]]:
-        """The chosen subscribers by the database that their rows are in, each with its surroundings."""
+    def _by_home(self, runtime: Runtime, subscribers: Sequence[Subscriber]) -> list[tuple[Runtime, list[Subscriber]]]:
+        """Subscribers by the database that their rows are in, each with its surroundings."""
         found: dict[int, tuple[Runtime, list[Subscriber]]] = {}
-        for subscriber in self.chosen(only):
+        for subscriber in subscribers:
             key = id(self.home_of(subscriber))
             if key not in found:
                 found[key] = (self._runtime_of(runtime, subscriber), [])

@@ -172,6 +172,10 @@ def conditions(connection: Connection, database: Database, sought: Sought) -> li
     if sought.subscriber is not None:
         read_subscriber(connection, database, sought.subscriber)
         wanted.append(failures.c.subscriber == sought.subscriber)
+    elif database.follows is not None:
+        # The database of a projection elsewhere may hold a log of its own, whose subscribers are nothing of ours.
+        subscribers = database.tables.subscribers
+        wanted.append(failures.c.subscriber.in_(select(subscribers.c.name).where(subscribers.c.log.is_not(None))))
     if sought.states:
         wanted.append(failures.c.state.in_(sought.states))
     if sought.error is not None:

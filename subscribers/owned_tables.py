@@ -12,10 +12,10 @@ import msgspec
 from sqlalchemy import Connection, Dialect, Index, MetaData, Table, inspect
 from sqlalchemy import table as named_table
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, DropIndex
 from sqlalchemy.sql.expression import TableClause
 
-from eventlog.errors import DamagedRowError, DeclarationError, RefusedError
+from eventlog.errors import DamagedRowError, DeclarationError
 from eventlog.subscribers.renaming import TableNames, is_word, tables_renamed
 
 IDENTIFIER_MAX = 63
@@ -100,16 +100,9 @@ def differences(stored: str | None, declared: str | None) -> str:
 
 
 def create_tables(connection: Connection, tables: Sequence[Table]) -> None:
-    """Make the tables that are not there yet. Raises `RefusedError` for one that is there and lacks a column."""
+    """Make the tables that are not there yet."""
     for table in tables:
         table.create(connection, checkfirst=True)
-        columns = {one["name"] for one in inspect(connection).get_columns(table.name, schema=table.schema)}
-        lacking = [column.name for column in table.columns if column.name not in columns]
-        if lacking:
-            raise RefusedError(
-                f"table {table.fullname} exists and has no column {', '.join(lacking)}",
-                remedy="name another table, or drop it or change it if it was meant for this projection",
-            )
 
 
 def lacking_indexes(connection: Connection, tables: Sequence[Table]) -> list[str]:
@@ -119,6 +112,17 @@ def lacking_indexes(connection: Connection, tables: Sequence[Table]) -> list[str
         there = {tuple(one["column_names"]) for one in inspect(connection).get_indexes(table.name, schema=table.schema)}
         found += [str(index.name) for index in table.indexes if _plain_columns(index) not in (None, *there)]
     return found
+
+
+def create_lacking_indexes(connection: Connection, tables: Sequence[Table]) -> None:
+    """Make the indexes that are declared and not there; one of that name and other columns makes room."""
+    lacking = set(lacking_indexes(connection, tables))
+    for table in tables:
+        there = {one["name"] for one in inspect(connection).get_indexes(table.name, schema=table.schema)}
+        for index in (one for one in table.indexes if str(one.name) in lacking):
+            if index.name in there:
+                connection.execute(DropIndex(index))
+            connection.execute(CreateIndex(index))
 
 
 def missing(connection: Connection, tables: Sequence[Table]) -> list[str]:

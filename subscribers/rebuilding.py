@@ -3,15 +3,19 @@
 A shadow is delivered to like any subscriber, by partitions of its own, so a worker that dies costs it nothing: another
 one, or the next start, goes on at its checkpoint. Only code that declares the version and the columns that are being
 made may run it. When it is near, the live one is held, and the names are exchanged; see `control/exchange.py`.
+
+Whatever becomes of the shadow, the live one serves: it is held only while the shadow comes nearer, not while that waits
+at a failure or in an outage, and whoever ends lets go of it.
 """
 
 import logging
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, exists, false, func, or_, select
 
 from eventlog.database import Database
 from eventlog.errors import NotFoundError, PermissionDeniedError, RefusedError
+from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers.control.exchange import (
     Standing,
     exchange,
@@ -38,6 +42,12 @@ TRY_SECONDS = 0.25
 READERS_SECONDS = 5.0
 """How long readers who did not let go of the tables are left alone."""
 
+STILL_SECONDS = 3.0
+"""So long the live one is held for a shadow that comes no nearer."""
+
+ALONE_SECONDS = 15.0
+"""How long the live one is left alone when it was held in vain."""
+
 POLL_SECONDS = 0.05
 
 
@@ -51,6 +61,9 @@ class Finishing:
         self._runtime = runtime
         self._subscriber = subscriber
         self._held_until = 0.0
+        self._moved_to = -1
+        """How far the shadow has come since the live one is held for it; `_moved_at` is when it came there."""
+        self._moved_at = 0.0
         self._said: str | None = None
 
     def turn(self) -> Delivered:
@@ -68,16 +81,33 @@ class Finishing:
         database = self._runtime.database
         with database.reader() as connection:
             standing = read_standing(connection, database, self.rebuild)
+            waits = _waits(connection, database, self._subscriber, self.rebuild)
         if standing.shadow + CLOSE_POSITIONS < standing.live:
             return False
         if standing.caught_up and exchange(database, self._subscriber, self.rebuild):
+            self._held_until = 0.0
             self._say(logger.info, "in use")
             return True
-        self._hold()
+        if waits:
+            self.let_go()
+        else:
+            self._hold(standing)
         return False
 
-    def _hold(self) -> None:
+    def let_go(self) -> None:
+        """Give the live one back at once, if it is held."""
+        if self._held_until > 0.0:
+            let_go_of_live(self._runtime.database, self.rebuild)
+        self._held_until, self._moved_to = 0.0, -1
+
+    def _hold(self, standing: Standing) -> None:
         now = self._runtime.clock.monotonic()
+        if standing.shadow > self._moved_to:
+            self._moved_to, self._moved_at = standing.shadow, now
+        if now - self._moved_at >= STILL_SECONDS:
+            self.let_go()
+            self.try_at = now + ALONE_SECONDS
+            return
         self.try_at = now + POLL_SECONDS
         if now >= self._held_until:
             hold_live(self._runtime.database, self.rebuild, seconds=self._runtime.lease_seconds)
@@ -88,8 +118,7 @@ class Finishing:
         say("rebuild %d of %s: %s", operation, name, what, extra={"subscriber": name, "operation": operation})
 
     def _leave_readers_alone(self, error: Exception) -> None:
-        let_go_of_live(self._runtime.database, self.rebuild)
-        self._held_until = 0.0
+        self.let_go()
         self.try_at = self._runtime.clock.monotonic() + READERS_SECONDS
         if str(error) != self._said:
             self._said = str(error)
@@ -135,6 +164,11 @@ class Rebuilds:
             return None
         now = self._runtime.clock.monotonic()
         return next((one for one in self._ours() if one.try_at <= now), None)
+
+    def release(self) -> None:
+        """Let go of the live ones that are held: nobody takes their shadows into use now."""
+        for finishing, _ in self._running.values():
+            finishing.let_go()
 
     def began(self) -> None:
         self._busy = True
@@ -184,6 +218,7 @@ def run_rebuild(
     finally:
         for partition in partitions:
             partition.release()
+        finishing.let_go()
     return read_rebuild(runtime.database, rebuild.operation)
 
 
@@ -204,6 +239,15 @@ def waits_at(database: Database, subscriber: Subscriber, rebuild: Rebuild) -> in
     with database.reader() as connection:
         found: int | None = connection.scalar(parked)
     return found
+
+
+def _waits(connection: Connection, database: Database, subscriber: Subscriber, rebuild: Rebuild) -> bool:
+    """Tell whether the shadow stands at an event that fails, or in an outage, and so comes no nearer for a while."""
+    failures, checkpoints = database.tables.failures, database.tables.checkpoints
+    is_open = (failures.c.subscriber == rebuild.shadow) & failures.c.state.in_(OPEN_STATES)
+    in_outage = (checkpoints.c.subscriber == rebuild.shadow) & checkpoints.c.outage_since.is_not(None)
+    halted = exists().where(is_open) if subscriber.on_failure is OnFailure.HALT else false()
+    return bool(connection.scalar(select(or_(halted, exists().where(in_outage)))))
 
 
 def _standing(database: Database, rebuild: Rebuild) -> Standing:

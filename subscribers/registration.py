@@ -17,6 +17,7 @@ from eventlog.database import Database, events_of, shown
 from eventlog.errors import DamagedRowError, DeclarationError, RefusedError, UnknownSubscriberError
 from eventlog.nearest import did_you_mean
 from eventlog.subscribers.declaration import Declaration, Subscriber, decode_declaration
+from eventlog.subscribers.fitting_tables import misfit, rows_before
 from eventlog.subscribers.operations import Operation, record
 from eventlog.subscribers.owned_tables import (
     create_tables,
@@ -156,7 +157,11 @@ def _other_version(row: SubscriberRow, subscriber: Subscriber) -> RefusedError:
             said,
             remedy=f"deploy the newest code; `eventlog rebuild {row.name} --back` goes back to tables that were kept",
         )
-    return RefusedError(said, remedy="it is made anew beside the live one, and taken into use when that is through")
+    return RefusedError(
+        said,
+        remedy=f"its workers make it anew beside the live one, once; `eventlog rebuilds {row.name}` tells what came of"
+        f" that, and `eventlog rebuild {row.name} --app module:app` begins it again",
+    )
 
 
 def _other_shape(row: SubscriberRow, declared: str | None) -> RefusedError:
@@ -182,13 +187,19 @@ def _register(database: Database, subscriber: Subscriber, consent_to_change: boo
         if row is not None and subscriber.version > row.version:
             return Registration.OUTDATED
         # Tables before the subscriber's row: the order of locks that holds everywhere.
+        first, unfit = row is None, None
         if row is None or row.shape is None:
             create_tables(connection, subscriber.tables)
+            unfit = misfit(connection, subscriber) or (rows_before(connection, subscriber) if first else None)
         elif absent := missing(connection, subscriber.tables):
-            raise _without_tables(row, absent)
+            raise without_tables(row, absent)
         row = _find(connection, database, subscriber.name, lock=RowLock.EXCLUSIVE)
         if row is None:
             refuse_owned(connection, database, subscriber)
+        # Somebody may have registered it meanwhile, and filled the tables since.
+        if unfit is not None and (row is None or not first):
+            raise unfit
+        if row is None:
             insert_subscriber(
                 connection, database, subscriber, position=_start_position(connection, database, subscriber)
             )
@@ -196,10 +207,11 @@ def _register(database: Database, subscriber: Subscriber, consent_to_change: boo
         return _bring_up(connection, database, subscriber, row, consent_to_change)
 
 
-def _without_tables(row: SubscriberRow, absent: list[str]) -> RefusedError:
+def without_tables(row: SubscriberRow, absent: list[str]) -> RefusedError:
+    """Make the error for a projection whose tables are gone."""
     return RefusedError(
         f"projection {row.name!r} has come to its checkpoint, and its table {', '.join(absent)} is gone",
-        remedy=f"`eventlog rebuild {row.name} --app module:app` makes it anew",
+        remedy=f"`eventlog rebuild {row.name} --app module:app --in-place` makes it anew",
     )
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventlog.bell import Look
 from eventlog.doorbell import POLL_SECONDS_MAX, POLL_SECONDS_MIN, Sleeper
-from eventlog.errors import DatabaseError, first_line
+from eventlog.errors import DatabaseError, RefusedError, first_line
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.agenda import Agenda
 from eventlog.subscribers.declaration import OnFailure
@@ -56,12 +56,17 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def drain(
-    runtime: Runtime, partitions: Sequence[Partition], *, waiting: Callable[[str], None] | None = None
+    runtime: Runtime,
+    partitions: Sequence[Partition],
+    *,
+    waiting: Callable[[str], None] | None = None,
+    refused: list[RefusedError] | None = None,
 ) -> Drained:
     """Deliver up to the high-water mark at the call, with the retries that are due; then let the leases go.
 
     Where another worker holds a lease, it is waited for until that worker has come as far, has halted, or is gone.
-    `waiting` is told the name of a subscriber that is waited for.
+    `waiting` is told the name of a subscriber that is waited for. For one that this code may not run an error is added
+    to `refused`, or raised at the end without that.
     """
     until = runtime.feed.refresh()
     counts = {partition.subscriber.name: Counts() for partition in partitions}
@@ -76,11 +81,23 @@ def drain(
     finally:
         for partition in partitions:
             partition.release()
+    errors = {one.subscriber.name: one.refusal for one in partitions if isinstance(one.refusal, RefusedError)}
+    if refused is not None:
+        refused.extend(errors.values())
+    elif errors:
+        raise all_refused(list(errors.values()))
     return Drained(
         handled=sum(one.handled for one in counts.values()),
         failed=sum(one.failed for one in counts.values()),
         subscribers=counts,
     )
+
+
+def all_refused(errors: Sequence[RefusedError]) -> RefusedError:
+    """Make one error of several."""
+    if len(errors) == 1:
+        return errors[0]
+    return RefusedError("\n".join(map(str, errors)), remedy="; ".join(dict.fromkeys(one.remedy for one in errors)))
 
 
 def all_drained(drained: Sequence[Drained]) -> Drained:
@@ -196,7 +213,8 @@ class Worker:
         _add(self.counts, partition, done)
 
     def _release(self, agenda: Agenda) -> None:
-        for release in (*(partition.release for partition in agenda.partitions), agenda.replays.release):
+        releases = [partition.release for partition in agenda.partitions]
+        for release in (*releases, agenda.replays.release, agenda.rebuilds.release):
             try:
                 release()
             except (DBAPIError, DatabaseError):
@@ -384,6 +402,8 @@ def _drain_turn(runtime: Runtime, partition: Partition, until: int, counts: dict
         runtime.feed.refresh()
     done = partition.turn(until=until)
     _add(counts, partition, done)
+    if isinstance(partition.refusal, RefusedError):
+        return False
     if partition.refusal is not None:
         raise partition.refusal
     if done.moved or not partition.lease.held or runtime.feed.is_stale:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.postgres_server import SETTINGS, binaries_of_the_wheel, initialised, 
 from tests.server_process import Account, free_port, guarded, server_account, stop
 
 PRIMARY = "primary"
-SECONDS_MAX = 60.0
+SECONDS_MAX = 30.0
 START_TRIES_MAX = 5
 TRY_AGAIN_SECONDS = 0.2
 
@@ -58,11 +59,18 @@ class Cluster:
         raise AssertionError(f"the server has not come back:\n{log.read_text()[-3000:]}")
 
     def stop(self, mode: str) -> None:
-        """Stop it: `fast` ends sessions in order, `immediate` is a crash. Returns when it is gone."""
+        """Stop it: `fast` ends sessions in order, `immediate` is a crash. Returns when it is gone.
+
+        One that waits for a session it cannot end, as it may when the network is gone as well, is made to crash.
+        """
         assert self._guard is not None
         postmaster = int((self._data / "postmaster.pid").read_text().splitlines()[0])
         os.kill(postmaster, {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode])
-        self._guard.wait(SECONDS_MAX)
+        try:
+            self._guard.wait(SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            os.kill(postmaster, signal.SIGQUIT)
+            self._guard.wait(SECONDS_MAX)
         # The guard leaves what a server that ends by itself has left; a lock file of it would be in the way.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         self._close()
@@ -83,10 +91,17 @@ class Cluster:
         self.execute("select pg_promote(true, 60)")
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
-        """Run one statement as the superuser, by itself."""
-        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
+        """Run one statement as the superuser, by itself; again where the server recovers, or falls meanwhile."""
+        ends = time.monotonic() + SECONDS_MAX
+        while True:
+            try:
+                with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+                    cursor = connection.execute(statement)
+                    return cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError:
+                if time.monotonic() >= ends:
+                    raise
+                threading.Event().wait(TRY_AGAIN_SECONDS)
 
     def close(self) -> None:
         """Stop it for good; its directory goes with it."""

@@ -10,7 +10,7 @@ import pytest
 
 from eventlog.events import Event
 from tests.cli_support import Shop, ran_to_end
-from tests.log_support import opened
+from tests.log_support import as_other_code, opened
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_read_gives_one_recorded_event_a_line(shop: Shop) -> None:
 
 
 def test_what_no_class_can_read_is_read_all_the_same(shop: Shop) -> None:
-    with opened(shop.url) as log:
+    with opened(shop.url) as log, as_other_code():
         log.append(Event({"number": "not one"}, type="clishop.placed", stream="clishop-1"))
     shop.cli("register", "--app", "shop:app")
     (event,) = shop.cli("read", "--app", "shop:app", "-o", "jsonl").lines

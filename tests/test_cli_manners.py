@@ -280,7 +280,7 @@ def test_a_password_in_somebody_elses_error_is_hidden(sqlite_shop: Shop, monkeyp
     def explode(*_: object, **__: object) -> None:
         raise RuntimeError("cannot log in with hunter2, nor with postgresql://bob:s3cret@db/x")
 
-    monkeypatch.setattr("eventlog.cli.status_command.opened_log", explode)
+    monkeypatch.setattr("eventlog.cli.opening.opened_log", explode)
     ran = sqlite_shop.cli("status", "-v", "--url", "postgresql://ada:hunter2@127.0.0.1/shop")
     assert (ran.code, "Traceback" in ran.err) == (1, True)
     assert "hunter2" not in ran.err

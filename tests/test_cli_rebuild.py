@@ -44,6 +44,19 @@ def test_a_higher_version_is_made_by_a_drain_and_in_the_background_by_workers(sh
     assert shop.rows() == 2
 
 
+def test_keep_is_minded_also_when_the_rebuild_runs_already(shop: Shop) -> None:
+    shop.orders(1, 2)
+    shop.drain()
+    second_version(shop)
+    shop.json("rebuild", "board", "--app", "shop:app", "--background", "--yes")
+
+    done = shop.cli("rebuild", "board", "--app", "shop:app", "--keep", "--yes")
+
+    assert (done.code, "goes on, and the tables of before are kept" in done.err) == (0, True)
+    assert shop.json("rebuild", "board", "--back", "--yes")["to_version"] == 1
+    assert shop.rows() == 2
+
+
 def test_a_rebuild_that_waits_at_a_failure_says_where_and_can_be_cancelled(shop: Shop) -> None:
     shop.orders(1)
     shop.drain()

@@ -143,7 +143,7 @@ def test_types_with_an_app_says_which_class_reads_what(shop: Shop) -> None:
 def test_appended_data_has_the_form_the_app_declares_or_the_one_that_is_named(
     shop: Shop, arguments: list[str], version: int
 ) -> None:
-    shop.json("append", "depot.weighed", "-s", "parcel-1", "-d", "number:=1", *arguments)
+    shop.json("append", "depot.weighed", "-s", "parcel-1", "-d", "number:=1", "-d", "grams:=2", *arguments)
 
     assert [one["version"] for one in shop.json("types")["types"]] == [version]
 

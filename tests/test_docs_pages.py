@@ -25,6 +25,7 @@ PAGES = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?:`|^\$ )eventlog ([a-z][^`|>\n]*)", re.MULTILINE)
+LISTED = re.compile(r"^- \[\d{4}\]\(([^)]+)\): (.+)$", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -45,6 +46,15 @@ def test_the_reference_has_every_command_option_exit_code_and_format() -> None:
     told = cli_page.page()
     missing = [one for one in _all_there_is() if one not in told]
     assert not missing
+
+
+def test_every_decision_is_listed_by_its_title() -> None:
+    folder = DOCS / "decisions"
+    listed = {match[1]: match[2] for match in LISTED.finditer((folder / "README.md").read_text())}
+
+    assert listed == {
+        page.name: page.read_text().splitlines()[0].removeprefix("# ") for page in folder.glob("[0-9]*.md")
+    }
 
 
 def test_a_command_below_another_one_is_in_the_reference() -> None:

@@ -18,7 +18,7 @@ from eventlog.errors import DeclarationError, InvalidEventError, UndecodableEven
 from eventlog.event_types import declared_as, declared_for, event
 from eventlog.events import Event
 from eventlog.log import EventLog
-from tests.log_support import everything, opened
+from tests.log_support import as_other_code, everything, opened
 
 
 class Cabin(enum.Enum):
@@ -224,7 +224,8 @@ def test_a_version_newer_than_the_declared_one_is_not_read(log: EventLog) -> Non
 
 def test_data_that_does_not_fit_names_the_position_and_the_path(log: EventLog) -> None:
     log.append(Event({}, type="odd.fact", stream="odd"))
-    log.append(Event({"cabin": "hold", "on": "2013-01-02"}, type="ticket.moved", stream="ticket"))
+    with as_other_code():
+        log.append(Event({"cabin": "hold", "on": "2013-01-02"}, type="ticket.moved", stream="ticket"))
 
     with pytest.raises(UndecodableEventError, match=r"event 2 \(ticket\.moved\).*TicketMoved.*\$\.cabin") as refused:
         everything(log)
@@ -232,9 +233,35 @@ def test_data_that_does_not_fit_names_the_position_and_the_path(log: EventLog) -
     assert refused.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("event", "path"),
+    [
+        (TicketMoved("hold", date(2013, 1, 2)), r"\$\.cabin"),  # type: ignore[arg-type]
+        (Event({"cabin": "first", "on": "2013-01-02", "number": "three"}, type="ticket.moved"), r"\$\.number"),
+        (Event([], type="ticket.moved"), "Expected `object`"),
+    ],
+    ids=["a class", "plain data", "no object"],
+)
+def test_data_that_its_own_class_could_not_read_again_is_not_recorded(log: EventLog, event: Any, path: str) -> None:
+    """Neither is what comes with it. A Struct does not check what it is made with, and nobody could put it right."""
+    with pytest.raises(InvalidEventError, match=rf"ticket\.moved could not be read again: .*{path}") as refused:
+        log.append(Event({"n": 1}, type="odd.fact"), event, stream="ticket")
+
+    assert refused.value.remedy
+    assert log.head() == 0
+
+
+def test_data_of_another_version_or_an_old_name_is_recorded_as_it_is(log: EventLog) -> None:
+    """What reads it are upcasters, and perhaps not those of this code."""
+    log.append(Event({}, type="ticket.moved", stream="ticket", type_version=3))
+
+    assert log.head() == 1
+
+
 def test_the_events_before_one_that_cannot_be_read_are_handed_out(log: EventLog) -> None:
     log.append(Event({"n": 1}, type="odd.fact", stream="odd"))
-    log.append(Event([], type="ticket.moved", stream="ticket"))
+    with as_other_code():
+        log.append(Event([], type="ticket.moved", stream="ticket"))
     reading = log.read()
 
     assert next(reading).data == {"n": 1}
@@ -243,7 +270,8 @@ def test_the_events_before_one_that_cannot_be_read_are_handed_out(log: EventLog)
 
 
 def test_an_event_that_cannot_be_read_does_not_keep_the_others_from_being_read(log: EventLog) -> None:
-    log.append(Event([], type="ticket.moved", stream="ticket"))
+    with as_other_code():
+        log.append(Event([], type="ticket.moved", stream="ticket"))
     log.append(Event({"n": 1}, type="odd.fact", stream="odd"))
 
     assert [event.data for event in log.read(after=1)] == [{"n": 1}]

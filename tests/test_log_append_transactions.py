@@ -1,13 +1,15 @@
 """Append inside the caller's transaction: the event exists if and only if his change committed."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from eventlog.errors import IdConflictError, InvalidEventError, WrongExpectedVersionError
+from eventlog.errors import IdConflictError, InvalidEventError, UnsafeTransactionError, WrongExpectedVersionError
 from eventlog.ids import new_id
 from eventlog.log import EventLog
 from eventlog.sqlite import prepare
@@ -213,3 +215,59 @@ def test_two_appends_of_one_transaction_are_committed_together(log: EventLog) ->
 
     assert said(everything(log)) == ["third"]
     assert everything(log)[0].version == 1
+
+
+@pytest.fixture
+def another_url(log: EventLog, tmp_path: Path, sqlite_template: Path, request: pytest.FixtureRequest) -> str:
+    """Another database with a log, of the same kind."""
+    if log.engine.dialect.name == "sqlite":
+        return f"sqlite:///{shutil.copyfile(sqlite_template, tmp_path / 'another.db')}"
+    return str(request.getfixturevalue("new_postgres_database")())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_transaction_in_another_database_that_has_a_log_too_is_refused(
+    log: EventLog, another_url: str, count: int
+) -> None:
+    with opened(another_url) as other, other.engine.begin() as connection:
+        for _ in range(2):
+            with pytest.raises(UnsafeTransactionError, match="nobody would find the events"):
+                log.append(*notes(count), tx=connection)
+        connection.execute(text("create table still_usable (n integer)"))
+
+        assert (log.head(), other.head()) == (0, 0)
+
+
+def test_a_transaction_in_a_database_without_a_log_is_told_which_one_it_is(
+    log: EventLog, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    of_postgres = log.engine.dialect.name == "postgresql"
+    url = str(request.getfixturevalue("postgres_empty_url")) if of_postgres else f"sqlite:///{tmp_path / 'empty.db'}"
+    with engine_of(url) as engine:
+        if not of_postgres:
+            prepare(engine)
+        with (
+            engine.begin() as connection,
+            pytest.raises(
+                UnsafeTransactionError, match=rf"the transaction is in .*{engine.url.database}, and the log in"
+            ),
+        ):
+            log.append(note("x"), tx=connection)
+
+
+def test_the_same_database_by_another_address_is_the_same(log: EventLog, tmp_path: Path) -> None:
+    """Another name of the server, a link to the file."""
+    url = log.engine.url
+    if url.get_backend_name() == "sqlite":
+        assert url.database
+        (tmp_path / "link").symlink_to(Path(url.database).parent, target_is_directory=True)
+        url = url.set(database=str(tmp_path / "link" / Path(url.database).name))
+    else:
+        url = url.set(host="localhost")
+    with engine_of(url.render_as_string(hide_password=False)) as engine:
+        if engine.dialect.name == "sqlite":
+            prepare(engine)
+        with engine.begin() as connection:
+            log.append(note("x"), tx=connection)
+
+    assert said(everything(log)) == ["x"]

@@ -58,21 +58,21 @@ def test_without_a_matching_event_it_is_recorded(log: EventLog) -> None:
     ("types", "refuses"),
     [
         ((), True),
-        (("course.defined",), True),
-        (("course.defined", "course.closed"), True),
-        (("course.closed",), False),
-        (("course",), False),
-        (("course.*",), True),
+        (("lesson.defined",), True),
+        (("lesson.defined", "lesson.closed"), True),
+        (("lesson.closed",), False),
+        (("lesson",), False),
+        (("lesson.*",), True),
         (("*.defined",), True),
-        (("course.*.*",), False),
+        (("lesson.*.*",), False),
         (("**",), True),
-        (("course.**",), True),
-        (("student.*", "course.*"), True),
-        (("Course.defined",), False),
+        (("lesson.**",), True),
+        (("student.*", "lesson.*"), True),
+        (("Lesson.defined",), False),
     ],
 )
 def test_types_are_compared_as_names_or_as_patterns(log: EventLog, types: tuple[str, ...], refuses: bool) -> None:
-    log.append(tagged("a", type="course.defined"))
+    log.append(tagged("a", type="lesson.defined"))
 
     assert is_refused(log, Query(types=types, tags=["a"])) is refuses
 

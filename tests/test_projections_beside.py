@@ -224,6 +224,25 @@ def test_the_version_before_is_kept_and_comes_back_with_its_checkpoint(bench: Be
     assert read_rebuild(bench.log.database, rebuild.operation).state is RebuildState.REVERTED
 
 
+def test_who_says_keep_while_it_is_made_keeps_the_tables_of_before(bench: Bench) -> None:
+    """A worker has begun it by itself, which keeps nothing."""
+    bench.send(2)
+    first_version(bench).drain()
+    app = second_version(bench)
+    app.register()
+    database, board = bench.log.database, app.subscribers["board"]
+
+    planned = begin_rebuild(database, board, keep=True, dry_run=True)
+    assert (planned.keep, read_rebuilds(database)[0].keep) == (True, False)
+    assert begin_rebuild(database, board, keep=True).keep
+    assert begin_rebuild(database, board).keep
+    app.drain()
+
+    assert read_rebuilds(database)[0].kept is not None
+    assert go_back(database, "board").to_version == 1
+    assert [one.action for one in bench.operations("board")] == ["register", "rebuild", "keep", "exchange", "go-back"]
+
+
 def test_kept_tables_can_be_dropped_and_the_next_rebuild_drops_them(bench: Bench) -> None:
     bench.send(2)
     first_version(bench).drain()

@@ -2,14 +2,16 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import msgspec
 import pytest
 from msgspec import Meta
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from eventlog.errors import DeclarationError, RefusedError, UsageError
@@ -17,6 +19,7 @@ from eventlog.projections import View
 from eventlog.projections.columns import fields_of
 from eventlog.subscribers.owned_tables import differences, takes_values
 from eventlog.subscribers.registration import Registration
+from eventlog.subscribers.retry import Retry
 from eventlog.testing import given, recorded
 from tests.subscribers_support import Bench, Sent
 
@@ -164,6 +167,79 @@ class Unwritable:
 def test_what_cannot_be_written_is_refused_when_it_is_declared(kind: Any) -> None:
     with pytest.raises(DeclarationError, match="field 'value' of Row cannot be kept"):
         fields_of(msgspec.defstruct("Row", [("value", kind)]))
+
+
+class Strange(Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        (Two, "red", "'red', and its values are Two"),
+        (Two, Strange.RED, "<Strange.RED: 'red'>, and its values are Two"),
+        (Two, Strange.GREEN, "its values are Two"),
+        (Literal["a", "b"], "c", "'c', and its values are 'a', 'b'"),
+        (Literal[1, 2], 3, "3, and its values are 1, 2"),
+        (str, 5, "5, and its values are str"),
+        (bool, 5, "5, and its values are bool"),
+        (bool, 1, "its values are bool"),
+        (bytes, "x", "its values are bytes"),
+        (date, datetime(2020, 1, 1, 5, tzinfo=UTC), "its values are date"),
+        (datetime, "2020-01-01", "its values are datetime"),
+        (float, "1.5", "its values are float"),
+        (Decimal, 0.5, "its values are Decimal or int"),
+        (Decimal, "1.5", "its values are Decimal"),
+        (int, "7", "'7': 'str' object cannot be interpreted as an integer"),
+        (UUID, "x", "its values are UUID"),
+        (timedelta, 5, "its values are timedelta"),
+        (list[int], ["x"], "could not be read again"),
+        (Place, Numbered("x", 1).name, "could not be read again"),
+        (dict[str, Two], {"x": "violet"}, "could not be read again"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_its_row_and_field(
+    bench: Bench, kind: Any, value: Any, said: str
+) -> None:
+    app = bench.app()
+    row = msgspec.defstruct("Row", [("number", int), ("value", kind | None, None)], frozen=True)
+    view = app.add(View("rows", row=row, key="number", retry=Retry(attempts=1)))
+
+    @view
+    def evolve(row_before: Any, sent: Sent) -> Any:
+        return row(sent.number, value if sent.number == 2 else None)
+
+    bench.send(3)
+    app.drain()
+
+    message = bench.entries("rows")[0].message
+    assert "the row of number=2 cannot be kept: value is " in message
+    assert said in message
+    assert (bench.states("rows"), bench.position("rows")) == ({2: "parked"}, 1)
+
+
+class Word(StrEnum):
+    HERE = "here"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "kept"),
+    [(str, Word.HERE, "here"), (float, 1, 1.0), (Decimal, 1, Decimal(1)), (int, True, 1), (Literal[1, 2], 2, 2)],
+)
+def test_a_value_of_a_class_that_says_the_same_is_kept(bench: Bench, kind: Any, value: Any, kept: Any) -> None:
+    app = bench.app()
+    row = msgspec.defstruct("Row", [("number", int), ("value", kind | None, None)], frozen=True)
+    view = app.add(View("rows", row=row, key="number"))
+
+    @view
+    def evolve(row_before: Any, sent: Sent) -> Any:
+        return row(sent.number, value)
+
+    bench.send(1)
+    app.drain()
+
+    assert bench.rows(select(view.table.c.value)) == [(kept,)]
 
 
 @pytest.mark.parametrize(("kind", "key"), [(str, 5), (int, 1.0), (int, True), (Two, "red"), (datetime, "2020-01-01")])

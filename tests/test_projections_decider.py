@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from eventlog.event_types import event
 from eventlog.events import Event, Recorded
 from eventlog.log import EventLog
 from eventlog.projections import Decider, Snapshots, fold
+from eventlog.projections.digests import digest_of
 from eventlog.testing import StillClock
 
 
@@ -198,6 +200,11 @@ def test_a_coroutine_decides_alone_or_in_its_own_transaction(log: EventLog) -> N
     assert asyncio.run(pay()) == 3
 
 
+def spoilt(**last: Any) -> str:
+    """Write a snapshot of a `Till` that has a total which no event has made."""
+    return msgspec.json.encode({"state": {"total": 999}, "type": digest_of(Till), **last}).decode()
+
+
 def test_with_a_snapshot_only_what_came_after_it_is_read(log: EventLog) -> None:
     opened(log, limit=1_000)
     till = with_snapshots(every=50)
@@ -223,8 +230,8 @@ def test_snapshots_may_be_deleted_spoilt_or_of_another_version_and_the_state_is_
     assert with_snapshots(version=2).load(log, "till-1").state.total == 30
     for change in (
         update(table).values(state='{"state": 7}'),
-        update(table).values(state='{"state":{"total":999},"version":2,"id":"another"}'),
-        update(table).values(state='{"state":{"total":999},"version":7,"id":"of a log that is gone"}'),
+        update(table).values(state=spoilt(version=2, id="another")),
+        update(table).values(state=spoilt(version=7, id="of a log that is gone")),
         delete(table),
     ):
         with log.database.transaction() as connection:
@@ -232,10 +239,74 @@ def test_snapshots_may_be_deleted_spoilt_or_of_another_version_and_the_state_is_
         assert with_snapshots().load(log, "till-1").state.total == 30
 
 
+class RefusedError(Exception):
+    """The seat is taken."""
+
+
+class Sold(msgspec.Struct, frozen=True):
+    """A state of before, which a `Till` could be read from: it has nothing but defaults."""
+
+    sold: tuple[int, ...] = ()
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """The state as it is now; its version was not raised."""
+
+    times: dict[str, int] = {}
+
+
+def seats(state: Any, field: str, add: Callable[[Any, Paid], Any]) -> Decider[Any, int]:
+    def evolve(now: Any, paid: Paid) -> Any:
+        return state(add(getattr(now, field), paid))
+
+    def decide(now: Any, amount: int) -> list[Paid]:
+        if amount in getattr(now, field) or str(amount) in getattr(now, field):
+            raise RefusedError(f"{amount} is taken")
+        return [Paid(amount)]
+
+    kept = Snapshots(state=state, every=1)
+    return Decider("seats", initial=state(), evolve=evolve, decide=decide, snapshots=kept)
+
+
+def test_a_snapshot_of_another_type_is_passed_over_though_its_version_was_not_raised(
+    log: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = seats(Sold, "sold", lambda sold, paid: (*sold, paid.amount))
+    now = seats(Counted, "times", lambda times, paid: {**times, str(paid.amount): 1})
+    before.handle(log, "seats-1", 7)
+
+    with pytest.raises(RefusedError, match="7 is taken"):
+        now.handle(log, "seats-1", 7)
+
+    assert "the snapshot of seats-1 is made anew, it is of another type of state" in caplog.text
+    assert "raise it" in caplog.text
+    now.handle(log, "seats-1", 8)
+    caplog.clear()
+    assert now.load(log, "seats-1").state == Counted({"7": 1, "8": 1})
+    assert caplog.text == ""
+    with pytest.raises(RefusedError, match="8 is taken"):
+        before.handle(log, "seats-1", 8)
+
+
+def test_a_snapshot_from_before_types_were_noted_is_passed_over_and_made_anew(log: EventLog) -> None:
+    opened(log)
+    with_snapshots(every=1).handle(log, "till-1", 30)
+    table = log.database.tables.snapshots
+    with log.database.transaction() as connection:
+        text: Any = msgspec.json.decode(connection.execute(select(table.c.state)).scalar_one())
+        del text["type"]
+        text["state"]["total"] = 999
+        connection.execute(update(table).values(state=msgspec.json.encode(text).decode()))
+
+    assert with_snapshots(every=1).handle(log, "till-1", 1).state.total == 31
+    assert snapshots(log) == [(1, 3)]
+    assert with_snapshots(every=1).load(log, "till-1").state.total == 31
+
+
 def test_a_later_snapshot_of_another_history_makes_room_for_one_of_this(log: EventLog) -> None:
     opened(log)
     with_snapshots().handle(log, "till-1", 30)
-    gone = {"stream_version": 500, "state": '{"state":{"total":999},"version":500,"id":"of a log that is gone"}'}
+    gone = {"stream_version": 500, "state": spoilt(version=500, id="of a log that is gone")}
     with log.database.transaction() as connection:
         connection.execute(update(log.database.tables.snapshots).values(gone))
 
@@ -284,6 +355,8 @@ def test_what_is_no_decider_is_refused() -> None:
         Snapshots(state=Till, every=0)
     with pytest.raises(DeclarationError):
         Snapshots(state=object())
+    with pytest.raises(DeclarationError, match="no type that can be read from JSON"):
+        Snapshots(state=complex)
 
 
 @pytest.mark.parametrize("returned", [None, "text", {"a": 1}])

@@ -251,9 +251,24 @@ def test_what_would_keep_the_old_tables_refuses_a_rebuild_before_it_begins(bench
     with bench.transaction() as connection:
         connection.exec_driver_sql(made)
 
-    with pytest.raises(RefusedError, match=said):
+    with pytest.raises(RefusedError, match=said) as refused:
         begun(bench)
     assert read_rebuilds(bench.log.database) == []
+    assert ("--in-place" in refused.value.remedy) is said.startswith("view")
+
+
+def test_in_place_is_recommended_only_where_the_columns_are_those_of_before(bench: Bench) -> None:
+    app_of(bench).register()
+    with bench.transaction() as connection:
+        connection.exec_driver_sql("create view heavy as select * from crates")
+    app, other = bench.app(), MetaData()
+    wider = (CRATES.to_metadata(other), LINES.to_metadata(other))
+    wider[0].append_column(Column("weight", BigInteger))
+    app.projection("board", tables=wider, version=2)(look_at)
+
+    with pytest.raises(RefusedError, match="view heavy") as refused:
+        begin_rebuild(bench.log.database, app.subscribers["board"])
+    assert "--in-place" not in refused.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -271,6 +286,7 @@ def test_what_would_keep_the_old_tables_refuses_a_rebuild_before_it_begins(bench
             "trigger odd",
         ),
         ("create policy own on crate_lines", "policy own"),
+        ("alter table crate_lines enable row level security", "row level security of crate_lines"),
         ("create publication all_crates for table crates", "publication all_crates"),
         ("create table more () inherits (crate_lines)", "inheritance of more"),
     ],

@@ -1,7 +1,20 @@
 """Rebuilding a projection in place: its tables emptied, its checkpoint at its start, all in one transaction."""
 
 import pytest
-from sqlalchemy import Column, Connection, ForeignKey, Integer, MetaData, Table, func, insert, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+)
 
 from eventlog.errors import RefusedError, UnknownSubscriberError
 from eventlog.projections.rebuild import rebuild_in_place
@@ -195,4 +208,137 @@ def test_tables_take_the_columns_of_today_also_before_anything_was_applied(bench
     rebuild_in_place(app.log.database, "board", declared=app.subscribers["board"])
     sent = bench.send(2)
     app.drain()
+    assert bench.applied(APPLIED) == sent
+
+
+def look_at(crate: Sent) -> None:
+    """A handler that does nothing."""
+
+
+def in_place(app: App, *, dry_run: bool = False) -> None:
+    """As the command does it, which knows what code declares."""
+    rebuild_in_place(app.log.database, "board", declared=app.subscribers["board"], dry_run=dry_run)
+
+
+def wider_board(bench: Bench) -> App:
+    """The board with one column more."""
+    app = bench.app()
+    wider = applied_table()
+    wider.append_column(Column("more", Integer))
+
+    @app.projection("board", tables=[wider])
+    def apply(crate: Sent, ctx: Context) -> None:
+        note(ctx, wider)
+
+    return app
+
+
+def execute(bench: Bench, *statements: str) -> None:
+    with bench.transaction() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def test_with_the_columns_of_before_tables_are_emptied_and_keep_what_is_tied_to_them(bench: Bench) -> None:
+    sent = bench.send(2)
+    app = board_of(bench.app())
+    app.drain()
+    execute(bench, "create view seen as select position from applied", "create index by_hand on applied (position)")
+
+    in_place(app)
+
+    assert bench.rows(text("select * from seen")) == []
+    app.drain()
+    assert [row.position for row in bench.rows(text("select position from seen order by position"))] == sent
+    assert [one["name"] for one in inspect(bench.log.engine).get_indexes("applied")] == ["by_hand"]
+
+
+def test_with_the_columns_of_before_rights_policies_and_publications_stay(postgres_database_url: str) -> None:
+    bench = Bench(postgres_database_url)
+    app = board_of(bench.app())
+    bench.send(1)
+    app.drain()
+    execute(
+        bench,
+        "grant select on applied to public",
+        "alter table applied enable row level security",
+        "create policy own on applied",
+        "create publication of_applied for table applied",
+        "create trigger odd before update on applied for each row execute function"
+        " suppress_redundant_updates_trigger()",
+    )
+
+    in_place(app)
+
+    asked = text(
+        "select relrowsecurity, relacl::text like '%=r/%', (select count(*) from pg_policy where polrelid = c.oid),"
+        " (select count(*) from pg_publication_rel where prrelid = c.oid),"
+        " (select count(*) from pg_trigger where tgrelid = c.oid)"
+        " from pg_class as c where oid = 'applied'::regclass"
+    )
+    kept = tuple(bench.rows(asked)[0])
+    bench.close()
+    assert kept == (True, True, 1, 1, 1)
+
+
+def test_other_columns_are_refused_while_something_would_be_lost_with_the_tables(bench: Bench) -> None:
+    sent = bench.send(2)
+    board_of(bench.app()).drain()
+    execute(bench, "create view seen as select position from applied")
+
+    for dry_run in (True, False):
+        with pytest.raises(RefusedError, match="view seen") as refused:
+            in_place(wider_board(bench), dry_run=dry_run)
+        assert "in-place" not in refused.value.remedy
+    assert (bench.applied(APPLIED), bench.position("board")) == (sent, sent[-1])
+
+    execute(bench, "drop view seen")
+    in_place(wider_board(bench))
+    wider_board(bench).drain()
+    assert bench.applied(APPLIED) == sent
+
+
+def test_rights_go_along_to_tables_with_other_columns(postgres_database_url: str) -> None:
+    bench = Bench(postgres_database_url)
+    board_of(bench.app()).register()
+    execute(bench, "grant select on applied to public", "grant update (note) on applied to public")
+
+    in_place(wider_board(bench))
+
+    asked = text(
+        "select has_table_privilege('pg_monitor', 'applied', 'select'),"
+        " has_column_privilege('pg_monitor', 'applied', 'note', 'update'),"
+        " has_column_privilege('pg_monitor', 'applied', 'more', 'update')"
+    )
+    rights = tuple(bench.rows(asked)[0])
+    bench.close()
+    assert rights == (True, True, False)
+
+
+def test_an_index_that_is_declared_later_is_made_where_tables_are_emptied(bench: Bench) -> None:
+    board_of(bench.app()).register()
+    app = bench.app()
+    indexed = applied_table()
+    Index("of_note", indexed.c.note)
+    app.projection("board", tables=[indexed])(look_at)
+
+    in_place(app)
+
+    assert [one["name"] for one in inspect(bench.log.engine).get_indexes("applied")] == ["of_note"]
+
+
+def test_a_table_that_is_gone_is_made_anew_in_place_as_the_refusal_says(bench: Bench) -> None:
+    sent = bench.send(2)
+    app = board_of(bench.app())
+    app.drain()
+    execute(bench, "drop table applied")
+    with pytest.raises(RefusedError, match="is gone") as refused:
+        app.register()
+    assert "--in-place" in refused.value.remedy
+    with pytest.raises(RefusedError, match="is gone"):
+        rebuild_in_place(app.log.database, "board")
+
+    in_place(app)
+    app.drain()
+
     assert bench.applied(APPLIED) == sent

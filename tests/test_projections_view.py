@@ -22,6 +22,7 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.control.rebuilds import RebuildState, read_rebuilds
 from eventlog.subscribers.feed import FeedItem
 from eventlog.subscribers.retry import Retry
+from tests.log_support import as_other_code
 from tests.subscribers_support import Bench, BugError, Lost, Sent
 
 
@@ -173,7 +174,8 @@ def test_a_failing_function_is_called_again_for_its_event_alone_and_not_for_the_
 def test_an_event_that_cannot_be_decoded_is_found_among_others(bench: Bench) -> None:
     view = cities(retry=Retry(attempts=1))
     bench.log.append(Weighed(1, "Rom", Decimal(1)))
-    bench.log.append(Event({"number": 2, "city": 7}, "pallet.weighed", "pallet-2"))
+    with as_other_code():
+        bench.log.append(Event({"number": 2, "city": 7}, "pallet.weighed", "pallet-2"))
     bench.log.append(Weighed(3, "Rom", Decimal(1)))
     app_with(bench, view).drain()
 
@@ -355,6 +357,11 @@ def test_a_row_that_has_another_field_asks_for_a_version_and_is_made_anew_beside
         ({"key": ()}, "wants a key"),
         ({"key": "city", "indexes": ["town"]}, "no field 'town'"),
         ({"key": "city", "table": "kilos"}, "column of the same name"),
+        ({"key": lambda weighed: weighed.city}, "key=.* names no fields"),
+        ({"key": None}, "key=None names no fields"),
+        ({"key": ["city", 1]}, "names no fields"),
+        ({"key": "city", "indexes": "kilos"}, "indexes='kilos' is no list"),
+        ({"key": "city", "indexes": [None]}, "names no fields"),
     ],
 )
 def test_a_view_that_cannot_work_is_refused_when_it_is_declared(options: dict[str, Any], said: str) -> None:

@@ -156,6 +156,13 @@ def test_what_is_no_struct_with_fields_is_no_row(row: Any) -> None:
         fields_of(row)
 
 
+@pytest.mark.parametrize("kind", [Annotated[datetime | None, Meta(tz=False)], "Nowhere"])
+def test_a_type_that_nobody_can_read_is_refused_with_what_would_do(kind: Any) -> None:
+    with pytest.raises(DeclarationError, match="fields of Row cannot be read") as refused:
+        fields_of(msgspec.defstruct("Row", [("at", kind)]))
+    assert "Annotated[datetime, Meta(tz=False)] | None" in refused.value.remedy
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

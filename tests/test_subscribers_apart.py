@@ -13,7 +13,8 @@ from eventlog.projections.rebuild import rebuild_in_place
 from eventlog.subscribers import control
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
-from eventlog.subscribers.control.rebuilds import RebuildState, read_rebuilds
+from eventlog.subscribers.control.exchange import go_back
+from eventlog.subscribers.control.rebuilds import RebuildState, begin_rebuild, read_rebuilds
 from eventlog.subscribers.declaration import Delivery, Kind, OnFailure, Subscriber
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.status import read_failures, read_status
@@ -34,11 +35,16 @@ class Apart:
         self.apps: list[App] = []
         self.fails_at: set[int] = set()
 
-    def app(self, *, version: int = 1, lease_seconds: float = 15.0) -> App:
+    def app(self, *, version: int = 1, partitions: int = 1, lease_seconds: float = 15.0) -> App:
         app = App(self.log_url, lease_seconds=lease_seconds)
         self.apps.append(app)
         board = app.projection(
-            "board", tables=[TABLE], database=self.home_url, retry=Retry(attempts=1), version=version
+            "board",
+            tables=[TABLE],
+            database=self.home_url,
+            retry=Retry(attempts=1),
+            version=version,
+            partitions=partitions,
         )
 
         @board
@@ -224,38 +230,82 @@ def test_a_higher_version_is_made_anew_beside_there(apart: Apart) -> None:
     assert [one.state for one in read_rebuilds(app.homes[1])] == [RebuildState.DONE]
 
 
-@pytest.mark.parametrize("replaced", ["gone", "another"])
-def test_a_log_that_was_restored_to_an_earlier_point_stops_it_visibly(
-    tmp_path: Path, sqlite_url: str, replaced: str
-) -> None:
-    """The log's file is put back to a copy; then other events take the positions that the board has seen."""
-    apart = Apart(sqlite_url, f"sqlite:///{tmp_path / 'board.db'}")
-    apart.send(1)
-    file = Path(str(create_engine(sqlite_url).url.database))
-    for app in apart.apps:
-        app.engine.dispose()
-    shutil.copyfile(file, tmp_path / "copy.db")
-    apart.send(2, 3)
-    apart.app().drain(["board"])
-    apart.close()
-    for ending in ("", "-wal", "-shm"):
-        Path(f"{file}{ending}").unlink(missing_ok=True)
-    shutil.copyfile(tmp_path / "copy.db", file)
-    if replaced == "another":
-        apart.send(8, 9, 10)
+class Restored(Apart):
+    """A log in a file that is put back to a copy: then other events may take the positions that the board has seen."""
 
-    app = apart.app()
+    def __init__(self, tmp_path: Path, log_url: str) -> None:
+        super().__init__(log_url, f"sqlite:///{tmp_path / 'board.db'}")
+        self._file = Path(str(create_engine(log_url).url.database))
+        self._copy = tmp_path / "copy.db"
+
+    def back_up(self) -> None:
+        self.close()
+        shutil.copyfile(self._file, self._copy)
+
+    def restore(self) -> None:
+        self.close()
+        for ending in ("", "-wal", "-shm"):
+            Path(f"{self._file}{ending}").unlink(missing_ok=True)
+        shutil.copyfile(self._copy, self._file)
+
+
+@pytest.fixture
+def restored(tmp_path: Path, sqlite_url: str) -> Iterator[Restored]:
+    made = Restored(tmp_path, sqlite_url)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("replaced", ["gone", "another"])
+def test_a_log_that_was_restored_to_an_earlier_point_stops_it_visibly(restored: Restored, replaced: str) -> None:
+    restored.send(1)
+    restored.back_up()
+    restored.send(2, 3)
+    restored.app().drain(["board"])
+    restored.restore()
+    if replaced == "another":
+        restored.send(8, 9, 10)
+
+    app = restored.app()
     with pytest.raises(RefusedError, match="restored to an earlier point"):
         app.drain(["board"])
 
     status = read_status(app.homes[1]).subscribers[0]
-    assert (status.state, apart.applied()) == ("paused", [1, 2, 3])
+    assert (status.state, restored.applied()) == ("paused", [1, 2, 3])
     assert "restored to an earlier point" in str(status.state_reason)
     rebuild_in_place(app.homes[1], "board")
     control.resume(app.homes[1], "board")
     app.drain(["board"])
-    assert apart.applied() == list(range(1, app.log.head() + 1))
-    apart.close()
+    assert restored.applied() == list(range(1, app.log.head() + 1))
+
+
+@pytest.mark.parametrize("changed", ["exchanged", "back", "partitions"])
+def test_what_keeps_its_place_keeps_the_event_it_stands_at_and_a_restored_log_is_noticed(
+    restored: Restored, changed: str
+) -> None:
+    """Neither an exchange of tables nor the way back, nor another number of partitions, moves the checkpoint."""
+    restored.send(1)
+    restored.back_up()
+    restored.send(2, 3)
+    restored.app().drain(["board"])
+    if changed == "partitions":
+        control.repartition(restored.app().homes[1], "board", 2)
+    else:
+        app = restored.app(version=2)
+        begin_rebuild(app.homes[1], app.subscribers["board"], keep=True)
+        app.drain(["board"])
+    if changed == "back":
+        go_back(restored.app().homes[1], "board")
+    restored.restore()
+    restored.send(8, 9, 10)
+
+    version, partitions = (2 if changed == "exchanged" else 1), (2 if changed == "partitions" else 1)
+    with pytest.raises(RefusedError, match="restored to an earlier point"):
+        restored.app(version=version, partitions=partitions).drain(["board"])
+
+    assert restored.applied() == [1, 2, 3]
 
 
 def test_an_effect_is_with_the_log(apart: Apart) -> None:

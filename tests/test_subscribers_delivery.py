@@ -15,6 +15,7 @@ from eventlog.subscribers.context import Context
 from eventlog.subscribers.declaration import Subscriber
 from eventlog.subscribers.retry import Retry
 from eventlog.testing import StillClock
+from tests.log_support import as_other_code
 from tests.subscribers_support import (
     Bench,
     BugError,
@@ -119,7 +120,8 @@ def test_only_the_lone_run_of_a_culprit_counts_as_an_attempt(bench: Bench) -> No
 def test_data_that_cannot_be_decoded_goes_to_the_ledger(bench: Bench, delivery: str) -> None:
     app = bench.app()
     good = bench.send(1)
-    bad = bench.log.append(Event({"number": "not a number"}, type="crate.sent", stream="crate-2"))[0].position
+    with as_other_code():
+        bad = bench.log.append(Event({"number": "not a number"}, type="crate.sent", stream="crate-2"))[0].position
     good += bench.send(1, first=3)
     mail = app.subscriber("mail", delivery=delivery, retry=ONCE)
     handled: list[int] = []

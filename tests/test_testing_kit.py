@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Column, MetaData, Table, insert, select
 from docs.examples.bookable_flight import Book, Booked, Cancel, Flight, Opened, RefusedError, flight
 from eventlog.errors import UsageError
 from eventlog.events import Event
-from eventlog.projections import View
+from eventlog.projections import Decider, View
 from eventlog.subscribers.app import App
 from eventlog.subscribers.context import Context
 from eventlog.subscribers.retry import Retry
@@ -112,6 +112,40 @@ def test_rows_are_compared_by_keys_that_have_no_order() -> None:
         scenario.then_rows(Sized(Size.SMALL, 2))
     with pytest.raises(AssertionError):
         scenario.then_rows(Sized(Size.SMALL, 2), Sized(Size.LARGE, 1), Sized(Size.LARGE, 1))
+
+
+class Notes(msgspec.Struct, frozen=True):
+    number: int
+    notes: list[int] = []
+
+
+def test_a_function_that_changes_its_row_in_place_is_refused_with_what_it_changed() -> None:
+    view = View("noted", row=Notes, key="number")
+
+    @view
+    def add(row: Notes | None, sent: Sent) -> Notes:
+        row = row or Notes(sent.number)
+        row.notes.append(sent.weight)
+        return row
+
+    given(view, Sent(1, 5)).then_rows(Notes(1, [5]))
+    with pytest.raises(UsageError, match="changes the row that it is given") as refused:
+        given(view, Sent(1, 5), Sent(1, 6))
+    assert "Notes(number=1, notes=[5, 6])" in str(refused.value)
+    assert "replace" in refused.value.remedy
+
+
+class Log(msgspec.Struct):
+    weights: list[int] = []
+
+
+def test_a_decider_that_changes_its_state_in_place_is_refused_since_streams_would_share_it() -> None:
+    def evolve(state: Log, sent: Sent) -> Log:
+        state.weights.append(sent.weight)
+        return state
+
+    with pytest.raises(UsageError, match="changes the state that it is given"):
+        given(Decider("log", initial=Log(), evolve=evolve, decide=lambda state, command: []), Sent(1, 5))
 
 
 def test_what_is_neither_view_nor_decider_is_sent_to_a_log() -> None:

@@ -16,6 +16,7 @@ from eventlog.errors import UsageError
 from eventlog.events import Event
 from eventlog.projections.decider import Decider
 from eventlog.projections.fold import Folded, Step, folded
+from eventlog.projections.purity import watched
 from eventlog.projections.view import View
 from eventlog.testing.recording import recorded
 
@@ -33,8 +34,9 @@ def given(subject: Any, *events: object) -> Any:
     """Begin a scenario: what a decider's stream holds, or what a view has been told, in the order of the log.
 
     Events are what `append` takes. A decider takes them as one stream, whatever they are called. Raises
-    `InvalidEventError` for what could not be appended, and what `evolve` raises. A table projection has no pure
-    functions: it is tested by `drain` on a `temporary_app`, and refused here with `UsageError`.
+    `InvalidEventError` for what could not be appended, what `evolve` raises, and `UsageError` where it changes in place
+    the row or the state that it is given. A table projection has no pure functions: it is tested by `drain` on a
+    `temporary_app`, and refused here with `UsageError`.
     """
     if isinstance(subject, View):
         return GivenRows(subject, events)
@@ -51,7 +53,9 @@ class GivenStream(Generic[S, C]):
     def __init__(self, decider: Decider[S, C], events: Sequence[object]) -> None:
         self._decider = decider
         begin = Folded(state=decider.initial, version=0)
-        self.state: S = folded(recorded(*events, stream="test"), begin, Step(decider.evolve)).state
+        self.state: S = folded(
+            recorded(*events, stream="test"), begin, Step(watched(decider.evolve, given="state"))
+        ).state
         """What the history comes to."""
 
     def when(self, command: C) -> "Outcome":

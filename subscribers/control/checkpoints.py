@@ -49,7 +49,10 @@ def replayed_through(connection: Connection, database: Database, name: str) -> i
 
 
 def place(connection: Connection, database: Database, name: str, places: Sequence[Placed]) -> None:
-    """Set checkpoints, draw new epochs, and let the leases go: a worker in the middle of something fails its fence."""
+    """Set checkpoints, draw new epochs, and let the leases go: a worker in the middle of something fails its fence.
+
+    A checkpoint that stays where it is keeps the id of its event: a log restored to an earlier point is known by it.
+    """
     table = database.tables.checkpoints
     replayed = replayed_through(connection, database, name)
     for one in places:
@@ -58,7 +61,7 @@ def place(connection: Connection, database: Database, name: str, places: Sequenc
         values: dict[str, Any] = {
             "position": one.position,
             "in_hand": case((stays_in_hand, table.c.in_hand), else_=one.position),
-            "event_id": None,
+            "event_id": case((table.c.position == one.position, table.c.event_id), else_=None),
             "owner": None,
             "expires_at": None,
         }

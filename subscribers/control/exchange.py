@@ -30,6 +30,7 @@ from eventlog.subscribers.control.rebuilds import (
     read_rebuild,
     refuse_held_tables,
     refuse_while_rebuilt,
+    release_live,
     remove_rows,
     shadow_of,
 )
@@ -108,13 +109,8 @@ def hold_live(database: Database, rebuild: Rebuild, *, seconds: float) -> None:
 
 def let_go_of_live(database: Database, rebuild: Rebuild) -> None:
     """Give the leases back that `hold_live` took; what has been taken over meanwhile stays as it is."""
-    table = database.tables.checkpoints
     with database.transaction() as connection:
-        connection.execute(
-            update(table)
-            .where(table.c.subscriber == rebuild.subscriber, table.c.owner == rebuild.shadow)
-            .values(owner=None, expires_at=None)
-        )
+        release_live(connection, database, rebuild)
         ring(connection, database.tables)
 
 
@@ -150,7 +146,7 @@ def _exchange_if_caught_up(database: Database, subscriber: Subscriber, rebuild: 
             lock_checkpoints(connection, database, row.name)
         if not read_standing(connection, database, rebuild).caught_up:
             return False
-        refuse_held_tables(connection, database, live)
+        refuse_held_tables(connection, database, live, "exchanged")
         _exchange(connection, database, now, live=live, shadow=shadow, tables=subscriber.declaration.tables)
         return True
 
@@ -182,7 +178,7 @@ def go_back(database: Database, name: str, *, reason: str | None = None, dry_run
         )
         if dry_run:
             return back
-        refuse_held_tables(connection, database, live)
+        refuse_held_tables(connection, database, live, "exchanged")
         return msgspec.structs.replace(
             back, operation=_go_back(connection, database, rebuild, live=live, kept=kept, reason=reason)
         )
@@ -216,7 +212,7 @@ def _exchange(
         _drop_kept(connection, database, earlier, read_subscriber(connection, database, earlier.kept))
     for made, known_as in zip(shadow.declaration.tables, tables, strict=True):
         if known_as in live.declaration.tables:
-            database.grant_alike(connection, clause(made), clause(known_as))
+            database.grant(connection, clause(made), database.rights_of(connection, clause(known_as)))
     aside = f"{live.name}{SHADOW_MARK}kept-{rebuild.operation}"
     kept_tables = _put_aside(connection, database, rebuild, live.declaration.tables)
     for made, known_as in zip(shadow.declaration.tables, tables, strict=True):

@@ -106,8 +106,8 @@ def remove(database: Database, name: str, *, reason: str | None = None, dry_run:
     """Forget a subscriber: its checkpoints, its ledger, its receipts. Its operations and attempts stay as history.
 
     A projection's tables are left alone, also those that a rebuild has kept. Code that declares it and is started again
-    registers it anew, from where it declares to start. Raises `UnknownSubscriberError`, and `RefusedError` while a
-    worker, a replay or a rebuild runs it.
+    registers it anew, from where it declares to start; a projection's is refused until its tables are empty. Raises
+    `UnknownSubscriberError`, and `RefusedError` while a worker, a replay or a rebuild runs it.
     """
     with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)

@@ -23,13 +23,14 @@ from eventlog.errors import NotFoundError, RefusedError
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.declaration import Kind, Subscriber
 from eventlog.subscribers.operations import Operation, record
-from eventlog.subscribers.owned_tables import beside, clause, create_beside, missing
+from eventlog.subscribers.owned_tables import beside, clause, create_beside, has_columns, missing, missing_names
 from eventlog.subscribers.registration import (
     SHADOW_MARK,
     RowLock,
     SubscriberRow,
     insert_subscriber,
     read_subscriber,
+    without_tables,
 )
 
 
@@ -76,19 +77,23 @@ def begin_rebuild(
 ) -> Rebuild:
     """Make new tables for a projection as code declares it now, and a shadow that fills them from the log.
 
-    One that runs already for the same version and columns is returned as it is. With `keep` the tables of before stay
-    when the new ones are taken into use, so that `go_back` can bring them back. Raises `UnknownSubscriberError`, and
-    `RefusedError` when it owns no tables, when another version is being made, or when something holds on to the tables.
+    One that runs already for the same version and columns is returned. With `keep` the tables of before stay when the
+    new ones are taken into use, so that `go_back` can bring them back, also where that runs already. Raises
+    `UnknownSubscriberError`, and `RefusedError` when it owns no tables, when another version is being made, or when
+    something holds on to the tables.
     """
     with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, subscriber.name, lock=RowLock.EXCLUSIVE)
         planned = _planned(row, subscriber, database, keep=keep)
         running = running_rebuild(connection, database, subscriber.name)
         if running is not None:
-            return _same_or_refused(running, planned)
+            _refuse_another(running, planned)
+            return running if running.keep or not keep else _keep(connection, database, running, dry_run=dry_run)
         beside(subscriber.tables, planned.suffix)
-        refuse_held_tables(connection, database, row)
-        _refuse_taken_names(connection, database, row, subscriber)
+        if absent := missing_names(connection, row.declaration.tables):
+            raise without_tables(row, absent)
+        refuse_held_tables(connection, database, row, "exchanged", shape=planned.shape)
+        refuse_taken_names(connection, row, subscriber)
         return planned if dry_run else _begin(connection, database, row, subscriber, planned=planned, reason=reason)
 
 
@@ -106,6 +111,7 @@ def cancel_rebuild(database: Database, name: str, *, reason: str | None = None, 
         read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
         # It may have been taken into use while we waited for its tables; then there is nothing to cancel.
         rebuild = _running(connection, database, name)
+        release_live(connection, database, rebuild)
         remove_rows(connection, database, rebuild.shadow)
         end_rebuild(connection, database, rebuild, RebuildState.CANCELLED, kept=None)
         done = Operation(
@@ -180,14 +186,38 @@ def refuse_while_rebuilt(connection: Connection, database: Database, name: str, 
         )
 
 
-def refuse_held_tables(connection: Connection, database: Database, row: SubscriberRow) -> None:
-    """Raise `RefusedError` when something would go on with the old tables after an exchange of names."""
-    found = database.holding_on(connection, [clause(name) for name in row.declaration.tables])
-    if found:
-        raise RefusedError(
-            f"the tables of {row.name!r} cannot be exchanged: {', '.join(found)} would keep the old ones, or be lost",
-            remedy="drop it and make it again afterwards, or rebuild in place: `--in-place`",
-        )
+def refuse_held_tables(
+    connection: Connection, database: Database, row: SubscriberRow, deed: str, *, shape: str | None = None
+) -> None:
+    """Raise `RefusedError` when something would go on with the old tables after others have come, or be lost with them.
+
+    With a `shape` that the tables have already they might be emptied instead, and the error says so.
+    """
+    absent = missing_names(connection, row.declaration.tables)
+    found = database.holding_on(connection, [clause(name) for name in row.declaration.tables if name not in absent])
+    if not found:
+        return
+    may_be_emptied = shape is not None and has_columns(row.shape, shape) and not any(map(_goes_with_rows, found))
+    instead = ", or rebuild in place, which empties them and leaves it alone: `--in-place`"
+    raise RefusedError(
+        f"the tables of {row.name!r} cannot be {deed}: {', '.join(found)} would keep the old ones, or be lost",
+        remedy=f"drop it and make it again afterwards{instead if may_be_emptied else ''}",
+    )
+
+
+def _goes_with_rows(holding: str) -> bool:
+    """Tell whether what holds on to a table keeps it from being emptied, or would be emptied with it."""
+    return holding.startswith(("foreign key", "inheritance"))
+
+
+def release_live(connection: Connection, database: Database, rebuild: Rebuild) -> None:
+    """Give the leases of the live projection back that were taken for the shadow; see `exchange.hold_live`."""
+    table = database.tables.checkpoints
+    connection.execute(
+        update(table)
+        .where(table.c.subscriber == rebuild.subscriber, table.c.owner == rebuild.shadow)
+        .values(owner=None, expires_at=None)
+    )
 
 
 def drop_tables(connection: Connection, database: Database, names: tuple[str, ...]) -> None:
@@ -246,7 +276,7 @@ def _planned(row: SubscriberRow, subscriber: Subscriber, database: Database, *, 
     )
 
 
-def _refuse_taken_names(connection: Connection, database: Database, row: SubscriberRow, subscriber: Subscriber) -> None:
+def refuse_taken_names(connection: Connection, row: SubscriberRow, subscriber: Subscriber) -> None:
     """Names that the live one does not have must be free: nobody can be asked when the tables are exchanged."""
     absent = missing(connection, subscriber.tables)
     taken = set(subscriber.declaration.tables) - set(row.declaration.tables) - set(absent)
@@ -257,9 +287,21 @@ def _refuse_taken_names(connection: Connection, database: Database, row: Subscri
         )
 
 
-def _same_or_refused(running: Rebuild, planned: Rebuild) -> Rebuild:
+def _keep(connection: Connection, database: Database, running: Rebuild, *, dry_run: bool) -> Rebuild:
+    """Have one that runs keep the tables of before. Under the lock of the subscriber's row it is not in use yet."""
+    if not dry_run:
+        table = database.tables.rebuilds
+        connection.execute(update(table).where(table.c.operation == running.operation).values(keep=True))
+        done = Operation(
+            action="keep", subscriber=running.subscriber, before=None, after={"rebuild": running.operation}
+        )
+        record(connection, database.tables, done)
+    return msgspec.structs.replace(running, keep=True)
+
+
+def _refuse_another(running: Rebuild, planned: Rebuild) -> None:
     if (running.version, running.shape) == (planned.version, planned.shape):
-        return running
+        return
     raise RefusedError(
         f"rebuild {running.operation} of {running.subscriber!r} runs, of version {running.version} and other columns",
         remedy=f"cancel it first: `eventlog rebuild {running.subscriber} --cancel`",

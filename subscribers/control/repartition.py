@@ -118,12 +118,14 @@ def _carry_out(
         connection.execute(insert(tables.floors), floors)
     connection.execute(delete(tables.checkpoints).where(tables.checkpoints.c.subscriber == row.name))
     handled_through = max(one.handled_through for one in rows)
+    event_id = next(one.event_id for one in rows if one.position == planned.position)
     for partition in range(planned.partitions):
         connection.execute(
             insert(tables.checkpoints).values(
                 subscriber=row.name,
                 partition=partition,
                 position=planned.position,
+                event_id=event_id,
                 in_hand=planned.position,
                 handled_through=handled_through,
                 epoch=database.next_epoch(connection),

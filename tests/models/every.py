@@ -16,6 +16,7 @@ from tests.models.locks import Locks
 from tests.models.mark import Mark
 from tests.models.repartition import Repartition
 from tests.models.replay import Replay
+from tests.models.servers import Servers
 from tests.models.witnesses import Witnesses
 
 MODELS: dict[str, type[Model[Any]]] = {
@@ -26,6 +27,7 @@ MODELS: dict[str, type[Model[Any]]] = {
         Doorbell,
         Fence,
         Witnesses,
+        Servers,
         Locks,
         Delivery,
         Ledger,
