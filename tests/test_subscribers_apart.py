@@ -273,7 +273,7 @@ def test_a_log_that_was_restored_to_an_earlier_point_stops_it_visibly(restored: 
         app.drain(["board"])
 
     status = read_status(app.homes[1]).subscribers[0]
-    assert (status.state, restored.applied()) == ("paused", [1, 2, 3])
+    assert (status.state, restored.applied()) == ("ahead", [1, 2, 3])
     assert "restored to an earlier point" in str(status.state_reason)
     rebuild_in_place(app.homes[1], "board")
     control.resume(app.homes[1], "board")
