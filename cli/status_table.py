@@ -111,7 +111,10 @@ def _says_something(part: _Part, subscribers: Sequence[SubscriberStatus]) -> boo
 
 def _natural_width(parts: Sequence[_Part], subscribers: Sequence[SubscriberStatus]) -> int:
     """How wide a table would be whose cells are not broken over lines, but for the failures."""
-    widths = [max(len(text) for text in (part.column.title, *map(part.cell, subscribers))) for part in parts]
+    widths = [
+        max(part.column.width_min, *(len(text) for text in (part.column.title, *map(part.cell, subscribers))))
+        for part in parts
+    ]
     return sum(
         3 + (min(width, _FAILURES_WIDTH) if part.column.title == "failures" else width)
         for part, width in zip(parts, widths, strict=True)

@@ -4,6 +4,7 @@ What differs from run to run (times, ids) is made the same on both sides. After 
 `python -m tests.test_readme` writes today's output into the README; read the difference before you commit it.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from tests.docs_support import BLOCK, Reader
 
 SERVICE = "## In your service"
+LINK = re.compile(r"\]\((docs/[^)]+)\)")
 README = Path(__file__).parent.parent / "README.md"
 PRELUDE = """
 import sqlalchemy
@@ -67,6 +69,14 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
 
 def test_the_readme_does_what_it_prints(played: Played) -> None:
     assert played.said == played.done
+
+
+def test_every_page_of_the_documentation_has_a_line_in_the_list() -> None:
+    listed = README.read_text().partition("## All pages\n")[2].partition("\n## ")[0]
+    lines = [line for line in listed.splitlines() if line.startswith("| [")]
+    named = [LINK.findall(line)[0] for line in lines]
+    assert sorted(named) == sorted(f"docs/{page.name}" for page in (README.parent / "docs").glob("*.md"))
+    assert all(len(line.split(" | ")[1]) > len("| ") for line in lines)
 
 
 def test_the_code_for_a_service_runs_as_it_stands(played: Played) -> None:
