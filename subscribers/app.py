@@ -13,12 +13,12 @@ from sqlalchemy import Engine, Table, make_url
 from sqlalchemy.engine import URL
 
 from eventlog.database import Database, initialise, open_database, translated
-from eventlog.errors import DeclarationError, PermissionDeniedError, RefusedError, UnknownSubscriberError
+from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError
 from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
 from eventlog.nearest import did_you_mean
 from eventlog.schema.tables import DEFAULT_SCHEMA
-from eventlog.subscribers.control.rebuilds import RebuildState, begin_rebuild, read_rebuilds, was_tried
+from eventlog.subscribers.control.rebuilds import RebuildState, read_rebuilds
 from eventlog.subscribers.declaration import (
     FAILURES_MAX,
     OUTAGE_AFTER,
@@ -34,7 +34,7 @@ from eventlog.subscribers.keys import KeyFunction
 from eventlog.subscribers.lifespan import Lifespan, lifespan_of
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.problems import Redact
-from eventlog.subscribers.rebuilding import run_rebuild
+from eventlog.subscribers.rebuilding import begin_declared, run_rebuild
 from eventlog.subscribers.registration import Registration, register
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.runtime import LEASE_SECONDS, Around, Runtime
@@ -350,18 +350,9 @@ class App:
         if database.follows is not None:
             initialise(database)
         done = register(database, subscriber)
-        if done is Registration.OUTDATED and not was_tried(database, subscriber.name, subscriber.version):
-            self._begin_rebuild(database, subscriber)
+        if done is Registration.OUTDATED:
+            begin_declared(database, subscriber)
         return done
-
-    def _begin_rebuild(self, database: Database, subscriber: Subscriber) -> None:
-        try:
-            begin_rebuild(database, subscriber, reason=f"version {subscriber.version} is declared")
-        except (DeclarationError, PermissionDeniedError) as error:
-            raise RefusedError(
-                f"version {subscriber.version} of {subscriber.name!r} cannot be made beside the live one: {error}",
-                remedy=error.remedy,
-            ) from error
 
     def _drain_rebuild(self, runtime: Runtime, subscriber: Subscriber) -> None:
         for rebuild in read_rebuilds(runtime.database, subscriber=subscriber.name) if subscriber.tables else ():
