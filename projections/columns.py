@@ -167,6 +167,8 @@ def check_value(field: RowField, value: Any) -> str | None:
         return f"{value}, which needs more than 64 bits"
     if isinstance(value, str) and "\x00" in value:
         return "text with a NUL in it"
+    if isinstance(value, str) and any("\ud800" <= one <= "\udfff" for one in value):
+        return f"{value!r}, which is no Unicode"
     for convert in (field.kind.to_postgres, field.kind.to_sqlite):
         try:
             written = convert and convert(value)

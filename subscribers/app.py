@@ -13,13 +13,13 @@ from sqlalchemy import Engine, Table, make_url
 from sqlalchemy.engine import URL
 
 from eventlog.database import Database, initialise, open_database, translated
-from eventlog.errors import DeclarationError, PermissionDeniedError, RefusedError, UnknownSubscriberError, with_remedy
+from eventlog.errors import DeclarationError, RefusedError, UnknownSubscriberError, with_remedy
 from eventlog.event_types import check_declarations
 from eventlog.log import EventLog
 from eventlog.nearest import did_you_mean
 from eventlog.schema.tables import DEFAULT_SCHEMA
 from eventlog.subscribers.beginnings import log_beginning
-from eventlog.subscribers.control.rebuilds import RebuildState, begin_rebuild, read_rebuilds, was_tried
+from eventlog.subscribers.control.rebuilds import RebuildState, read_rebuilds
 from eventlog.subscribers.declaration import (
     FAILURES_MAX,
     OUTAGE_AFTER,
@@ -36,7 +36,7 @@ from eventlog.subscribers.lifespan import Lifespan, lifespan_of
 from eventlog.subscribers.not_in_use import why_not_in_use
 from eventlog.subscribers.partition import Partition
 from eventlog.subscribers.problems import Redact
-from eventlog.subscribers.rebuilding import run_rebuild
+from eventlog.subscribers.rebuilding import begin_declared, run_rebuild
 from eventlog.subscribers.registration import Registration, register
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.runtime import LEASE_SECONDS, Around, Runtime
@@ -374,26 +374,16 @@ class App:
         done = register(database, subscriber)
         if done is Registration.CREATED:
             log_beginning(database, subscriber)
-        if done is Registration.OUTDATED and not was_tried(database, subscriber.name, subscriber.version):
-            self._begin_rebuild(database, subscriber)
+        if done is Registration.OUTDATED:
+            begin_declared(database, subscriber)
         return done
-
-    def _begin_rebuild(self, database: Database, subscriber: Subscriber) -> None:
-        try:
-            begin_rebuild(database, subscriber, reason=f"version {subscriber.version} is declared")
-        except (DeclarationError, PermissionDeniedError) as error:
-            raise RefusedError(
-                f"version {subscriber.version} of {subscriber.name!r} cannot be made beside the live one: {error}",
-                remedy=error.remedy,
-            ) from error
 
     def _drain_rebuild(self, runtime: Runtime, subscriber: Subscriber, refused: list[RefusedError]) -> bool:
         """Run the rebuild of a subscriber, if there is one; return whether its version is in use, and add why not."""
         if not subscriber.tables:
             return True
-        declared = (subscriber.version, subscriber.shape(runtime.database.engine.dialect))
         for rebuild in read_rebuilds(runtime.database, subscriber=subscriber.name):
-            if rebuild.state is RebuildState.RUNNING and (rebuild.version, rebuild.shape) == declared:
+            if rebuild.state is RebuildState.RUNNING and rebuild.version == subscriber.version:
                 run_rebuild(runtime, subscriber, rebuild)
         why = None if runtime.stop.is_set() else why_not_in_use(runtime.database, subscriber)
         if why is not None:

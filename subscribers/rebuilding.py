@@ -10,11 +10,12 @@ at a failure or in an outage, and whoever ends lets go of it.
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from sqlalchemy import Connection, exists, false, func, or_, select
+from sqlalchemy import Connection, Row, exists, false, func, or_, select
 
 from eventlog.database import Database
-from eventlog.errors import NotFoundError, PermissionDeniedError, RefusedError
+from eventlog.errors import DeclarationError, NotFoundError, PermissionDeniedError, RefusedError
 from eventlog.schema.tables import OPEN_STATES
 from eventlog.subscribers.control.exchange import (
     Standing,
@@ -23,7 +24,15 @@ from eventlog.subscribers.control.exchange import (
     let_go_of_live,
     read_standing,
 )
-from eventlog.subscribers.control.rebuilds import Rebuild, RebuildState, read_rebuild, rebuild_from, shadow_of
+from eventlog.subscribers.control.rebuilds import (
+    Rebuild,
+    RebuildState,
+    begin_rebuild,
+    read_rebuild,
+    rebuild_from,
+    shadow_of,
+    was_tried,
+)
 from eventlog.subscribers.declaration import OnFailure, Subscriber
 from eventlog.subscribers.heartbeat import Heartbeat
 from eventlog.subscribers.ledger import EntryState
@@ -47,6 +56,9 @@ STILL_SECONDS = 3.0
 
 ALONE_SECONDS = 15.0
 """How long the live one is left alone when it was held in vain."""
+
+BEGIN_SECONDS = 30.0
+"""How soon it is tried again to begin what was refused."""
 
 POLL_SECONDS = 0.05
 
@@ -125,28 +137,82 @@ class Finishing:
             self._say(logger.warning, f"not in use yet: {error}")
 
 
+def begin_declared(database: Database, subscriber: Subscriber) -> bool:
+    """Begin the version that code declares, and tell so; nothing where it was begun before, whatever came of it.
+
+    Raises `RefusedError`.
+    """
+    if was_tried(database, subscriber.name, subscriber.version):
+        return False
+    try:
+        begin_rebuild(database, subscriber, reason=f"version {subscriber.version} is declared")
+    except (DeclarationError, PermissionDeniedError) as error:
+        raise RefusedError(
+            f"version {subscriber.version} of {subscriber.name!r} cannot be made beside the live one: {error}",
+            remedy=error.remedy,
+        ) from error
+    return True
+
+
+class Beginning:
+    """Begins a higher version in a worker that runs already. One thread at a time may call `turn`.
+
+    Something was in the way when it started: the rebuild of a version before, or what holds on to the tables.
+    """
+
+    def __init__(self, runtime: Runtime, subscriber: Subscriber) -> None:
+        self.try_at: float | None = runtime.clock.monotonic()
+        """When it is to be tried again, on the monotonic clock; None when there is nothing to begin any more."""
+        self._runtime = runtime
+        self._subscriber = subscriber
+        self._said: str | None = None
+
+    def turn(self) -> Delivered:
+        """Try it; `moved` is whether a rebuild runs now."""
+        self.try_at = self._runtime.clock.monotonic() + BEGIN_SECONDS
+        try:
+            begun = begin_declared(self._runtime.database, self._subscriber)
+        except (RefusedError, NotFoundError) as error:
+            if str(error) != self._said:
+                self._said = str(error)
+                logger.warning("%s", error, extra={"subscriber": self._subscriber.name})
+            return Delivered()
+        self.try_at = None
+        return Delivered(moved=begun)
+
+
 class Rebuilds:
-    """The rebuilds that one worker takes part in. Used by the worker's own thread."""
+    """The rebuilds that one worker takes part in, or begins. Used by the worker's own thread."""
 
     def __init__(self, runtime: Runtime, subscribers: Mapping[str, Subscriber]) -> None:
         self._runtime = runtime
         self._subscribers = {name: one for name, one in subscribers.items() if one.tables}
-        table = runtime.database.tables.rebuilds
-        self._question = select(table).where(
-            table.c.state == RebuildState.RUNNING, table.c.subscriber.in_(list(self._subscribers))
+        rebuilds, registered = runtime.database.tables.rebuilds, runtime.database.tables.subscribers
+        running = (rebuilds.c.subscriber == registered.c.name) & (rebuilds.c.state == RebuildState.RUNNING)
+        self._question = (
+            select(rebuilds, registered.c.name, registered.c.version.label("version_registered"))
+            .select_from(registered.outerjoin(rebuilds, running))
+            .where(registered.c.name.in_(list(self._subscribers)))
         )
         self._running: dict[int, tuple[Finishing, list[Partition]]] = {}
+        self._beginning: dict[str, Beginning] = {}
         self._busy = False
 
     def look(self, connection: Connection) -> None:
         """Read which rebuilds this code can take part in: one query, none where no projection is declared."""
         if not self._subscribers:
             return
-        found = {row.operation: rebuild_from(row) for row in connection.execute(self._question)}
+        rows = connection.execute(self._question).all()
+        found = {row.operation: rebuild_from(row) for row in rows if row.operation is not None}
         for operation in self._running.keys() - found.keys():
             del self._running[operation]
         for operation in found.keys() - self._running.keys():
             self._take_up(found[operation])
+        outdated = {row.name for row in rows if row.operation is None and self._is_outdated(row)}
+        for name in self._beginning.keys() - outdated:
+            del self._beginning[name]
+        for name in outdated - self._beginning.keys():
+            self._beginning[name] = Beginning(self._runtime, self._subscribers[name])
 
     @property
     def partitions(self) -> list[Partition]:
@@ -155,15 +221,15 @@ class Rebuilds:
 
     @property
     def try_at(self) -> float | None:
-        """When to ask next whether one has caught up; None when none is ours to ask for."""
-        return min((one.try_at for one in self._ours()), default=None)
+        """When to ask next whether one has caught up or can be begun; None when none is ours to ask for."""
+        return min((one.try_at for one in self._ours() if one.try_at is not None), default=None)
 
-    def next(self) -> Finishing | None:
+    def next(self) -> Finishing | Beginning | None:
         """Return the one that is to be asked now."""
         if self._busy:
             return None
         now = self._runtime.clock.monotonic()
-        return next((one for one in self._ours() if one.try_at <= now), None)
+        return next((one for one in self._ours() if one.try_at is not None and one.try_at <= now), None)
 
     def release(self) -> None:
         """Let go of the live ones that are held: nobody takes their shadows into use now."""
@@ -176,9 +242,13 @@ class Rebuilds:
     def ended(self) -> None:
         self._busy = False
 
-    def _ours(self) -> list[Finishing]:
-        """Who has the first partition of a shadow asks for all."""
-        return [finishing for finishing, partitions in self._running.values() if partitions[0].lease.held]
+    def _ours(self) -> list[Finishing | Beginning]:
+        """Who has the first partition of a shadow asks for all; anybody begins."""
+        finishing = [one for one, partitions in self._running.values() if partitions[0].lease.held]
+        return [*finishing, *self._beginning.values()]
+
+    def _is_outdated(self, row: Row[Any]) -> bool:
+        return self._subscribers[row.name].version > (row.version_registered or 1)
 
     def _take_up(self, rebuild: Rebuild) -> None:
         subscriber = self._subscribers[rebuild.subscriber]

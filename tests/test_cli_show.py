@@ -9,7 +9,7 @@ from eventlog.events import Event, Recorded, caused_by
 from eventlog.lineage import NAMED_MAX, lineage
 from eventlog.log import EventLog
 from tests.cli_support import Shop, on_terminal
-from tests.log_support import note, opened
+from tests.log_support import as_other_code, note, opened
 
 
 def follow_up(log: EventLog, cause: Recorded[Any], words: str, *, stream: str = "note-2") -> Recorded[Any]:
@@ -114,7 +114,7 @@ def test_a_cause_that_is_not_in_the_log_is_named(sqlite_shop: Shop) -> None:
 
 
 def test_what_no_class_can_read_is_shown_all_the_same(sqlite_shop: Shop) -> None:
-    with opened(sqlite_shop.url) as log:
+    with opened(sqlite_shop.url) as log, as_other_code():
         (event,) = log.append(Event({"number": "not one"}, type="clishop.placed", stream="clishop-1"))
     sqlite_shop.cli("register", "--app", "shop:app")
     assert '"number": "not one"' in sqlite_shop.cli("show", event.position, "--app", "shop:app").out

@@ -19,9 +19,10 @@ from eventlog.subscribers.control.rebuilds import (
     read_rebuild,
     read_rebuilds,
 )
-from eventlog.subscribers.rebuilding import partitions_of, run_rebuild
+from eventlog.subscribers.rebuilding import BEGIN_SECONDS, Rebuilds, partitions_of, run_rebuild
 from eventlog.subscribers.registration import Registration
 from eventlog.subscribers.retry import Retry
+from eventlog.testing import StillClock
 from tests.subscribers_support import Background, Bench, BugError, Sent, eventually, runtime_of
 
 BEFORE = Table("board", MetaData(), Column("number", BigInteger, primary_key=True, autoincrement=False))
@@ -377,6 +378,93 @@ def test_a_table_that_is_gone_is_not_made_empty_behind_the_checkpoint(bench: Ben
 
     with pytest.raises(RefusedError, match="is gone"):
         first_version(bench).register()
+
+
+def version_of(bench: Bench, version: int, *, tables: Any = AFTER) -> App:
+    app = bench.app()
+
+    @app.projection("board", tables=[tables], version=version)
+    def add(crate: Sent, ctx: Context) -> None:
+        ctx.connection.execute(insert(tables).values(number=crate.number, label=f"v{version}"))
+
+    return app
+
+
+def versions(bench: Bench) -> list[tuple[int, str]]:
+    return [(one.version, str(one.state)) for one in read_rebuilds(bench.log.database)]
+
+
+@pytest.mark.parametrize(
+    ("version", "columns", "said"),
+    [
+        (3, "those", "rebuild 2 of 'board' runs, of version 2, and this code declares version 3"),
+        (2, "others", "rebuild 2 of 'board' runs, of the same version and other columns: board with more text"),
+    ],
+)
+def test_a_rebuild_of_another_version_is_in_the_way_and_the_refusal_says_which(
+    bench: Bench, version: int, columns: str, said: str
+) -> None:
+    bench.send(1)
+    first_version(bench).drain()
+    second_version(bench).register()
+    wider = AFTER.to_metadata(MetaData())
+    wider.append_column(Column("more", Text))
+    app = version_of(bench, version, tables=AFTER if columns == "those" else wider)
+
+    with pytest.raises(RefusedError) as refused:
+        begin_rebuild(bench.log.database, app.subscribers["board"])
+
+    assert said in str(refused.value)
+    assert "rebuild board --cancel" in refused.value.remedy
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "done"])
+def test_a_running_worker_begins_its_version_when_the_rebuild_of_an_older_one_has_ended(
+    bench: Bench, ends: str
+) -> None:
+    bench.send(2)
+    first_version(bench).drain()
+    older = second_version(bench)
+    older.register()
+    with version_of(bench, 3).worker():
+        bench.send(1, first=3)
+        if ends == "cancelled":
+            cancel_rebuild(bench.log.database, "board")
+        else:
+            older.drain()
+        both = [(3, "done"), (2, ends)]
+        eventually(lambda: versions(bench) == both, what="the newer version to be in use", seconds=10)
+    assert (numbers(bench), labels(bench)) == ([1, 2, 3], {"v3"})
+
+
+def test_who_runs_asks_again_whether_its_version_can_be_begun_and_not_for_one_that_was_tried(bench: Bench) -> None:
+    """A view was in the way when it started. Cancelled, the version stays cancelled."""
+    bench.send(2)
+    first_version(bench).drain()
+    app, clock = version_of(bench, 2), StillClock()
+    looked = Rebuilds(runtime_of(app, clock=clock), app.subscribers)
+
+    def look() -> bool:
+        with bench.log.database.reader() as connection:
+            looked.look(connection)
+        due = looked.next()
+        return due is not None and due.turn().moved
+
+    with bench.transaction() as connection:
+        connection.exec_driver_sql("create view heavy as select * from board")
+    assert not look()
+    with bench.transaction() as connection:
+        connection.exec_driver_sql("drop view heavy")
+    assert not look()
+    clock.advance(BEGIN_SECONDS)
+    assert look()
+    cancel_rebuild(bench.log.database, "board")
+    look()
+    clock.advance(BEGIN_SECONDS)
+
+    assert not look()
+    assert looked.try_at is None
+    assert versions(bench) == [(2, "cancelled")]
 
 
 def test_what_is_being_made_anew_is_neither_renamed_removed_nor_moved(bench: Bench) -> None:

@@ -247,7 +247,7 @@ def test_what_is_no_row_of_the_key_is_refused_with_both_named(bench: Bench, retu
     assert said in bench.entries("cities")[0].message
 
 
-@pytest.mark.parametrize("value", [2**70, "a\x00b"])
+@pytest.mark.parametrize("value", [2**70, "a\x00b", "a\ud800"])
 def test_a_value_that_no_database_takes_is_told_with_its_row_and_field(bench: Bench, value: Any) -> None:
     class Odd(msgspec.Struct, frozen=True):
         city: str
@@ -267,7 +267,7 @@ def test_a_value_that_no_database_takes_is_told_with_its_row_and_field(bench: Be
     bench.log.append(Weighed(1, "Rom", Decimal(1)))
     app_with(bench, view).drain()
 
-    if bench.postgres or isinstance(value, int):
+    if bench.postgres or value != "a\x00b":
         assert "the row of city='Rom' cannot be kept" in bench.entries("odd")[0].message
 
 

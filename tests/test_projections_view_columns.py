@@ -168,6 +168,7 @@ def test_a_type_that_nobody_can_read_is_refused_with_what_would_do(kind: Any) ->
     [
         ("number", 2**63, "64 bits"),
         ("text", "a\x00", "NUL"),
+        ("text", "a\ud800", "no Unicode"),
         ("inner", Inner("\x00"), "NUL"),
         ("moment", FIRST, "no time zone"),
         ("naive", datetime(2013, 1, 1, tzinfo=UTC), "has a time zone"),

@@ -23,7 +23,15 @@ from eventlog.errors import NotFoundError, RefusedError
 from eventlog.schema.timestamps import database_now
 from eventlog.subscribers.declaration import Kind, Subscriber
 from eventlog.subscribers.operations import Operation, record
-from eventlog.subscribers.owned_tables import beside, clause, create_beside, has_columns, missing, missing_names
+from eventlog.subscribers.owned_tables import (
+    beside,
+    clause,
+    create_beside,
+    differences,
+    has_columns,
+    missing,
+    missing_names,
+)
 from eventlog.subscribers.registration import (
     SHADOW_MARK,
     RowLock,
@@ -302,9 +310,14 @@ def _keep(connection: Connection, database: Database, running: Rebuild, *, dry_r
 def _refuse_another(running: Rebuild, planned: Rebuild) -> None:
     if (running.version, running.shape) == (planned.version, planned.shape):
         return
+    if running.version == planned.version:
+        other = f"the same version and other columns: {differences(running.shape, planned.shape)}"
+    else:
+        other = f"version {running.version}, and this code declares version {planned.version}"
+    then = "workers then begin the higher version by themselves, " if planned.version > running.version else ""
     raise RefusedError(
-        f"rebuild {running.operation} of {running.subscriber!r} runs, of version {running.version} and other columns",
-        remedy=f"cancel it first: `eventlog rebuild {running.subscriber} --cancel`",
+        f"rebuild {running.operation} of {running.subscriber!r} runs, of {other}",
+        remedy=f"let it end, {then}or cancel it: `eventlog rebuild {running.subscriber} --cancel`",
     )
 
 
