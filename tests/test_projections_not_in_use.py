@@ -12,7 +12,8 @@ from eventlog.subscribers.app import App
 from eventlog.subscribers.control.exchange import go_back
 from eventlog.subscribers.control.rebuilds import begin_rebuild, cancel_rebuild, read_rebuilds
 from eventlog.subscribers.retry import Retry
-from tests.subscribers_support import Bench, BugError, Sent
+from eventlog.subscribers.worker import drain
+from tests.subscribers_support import Bench, BugError, Sent, runtime_of
 
 
 class Crate(msgspec.Struct, frozen=True):
@@ -111,6 +112,22 @@ def test_older_code_drains_what_it_may_and_says_what_it_may_not(bench: Bench) ->
 
     assert (first, last) == ([3], [3])
     assert "deploy the newest code" in refused.remedy
+
+
+def test_a_drain_whose_code_is_overtaken_meanwhile_goes_on_with_the_others(bench: Bench) -> None:
+    bench.send(1)
+    older, first, last = service(bench, version=1)
+    older.drain()
+    runtime = runtime_of(older)
+    partitions = older.partitions(runtime)
+    newer, _, _ = service(bench, version=2)
+    newer.drain()
+    bench.send(1, first=2)
+
+    with pytest.raises(RefusedError, match="is at version 2, this code declares version 1"):
+        drain(runtime, partitions)
+
+    assert (first, last) == ([1, 2], [1, 2])
 
 
 def test_several_that_are_refused_are_all_named(bench: Bench) -> None:
