@@ -11,6 +11,7 @@ from eventlog.projections import View
 from eventlog.subscribers.app import App
 from eventlog.subscribers.control.exchange import go_back
 from eventlog.subscribers.control.rebuilds import begin_rebuild, cancel_rebuild, read_rebuilds
+from eventlog.subscribers.not_in_use import why_not_in_use
 from eventlog.subscribers.retry import Retry
 from eventlog.subscribers.worker import drain
 from tests.subscribers_support import Bench, BugError, Sent, runtime_of
@@ -157,3 +158,17 @@ def test_several_that_are_refused_are_all_named(bench: Bench) -> None:
     assert last == [2]
     assert "'crates' is at version 1" in str(refused)
     assert "'more' was made with other columns" in str(refused)
+
+
+def test_a_rebuild_of_another_version_is_named(bench: Bench) -> None:
+    live(bench)
+    second, _, _ = service(bench, version=2)
+    begun = begin_rebuild(bench.log.database, second.subscribers["crates"])
+    third, first, last = service(bench, version=3)
+
+    said = str(refused_drain(third))
+
+    assert (first, last) == ([2], [2])
+    assert f"rebuild {begun.operation}" in said
+    why = why_not_in_use(bench.log.database, third.subscribers["crates"])
+    assert f"this code declares version 3; rebuild {begun.operation} makes version 2" in str(why)
