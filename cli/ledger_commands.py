@@ -131,9 +131,9 @@ def retry(
 ) -> None:
     """Make failures due now; a worker runs them.
 
-    Those at POSITION, all open ones of SUBSCRIBER, or all there are. What waits behind an earlier failure of its key is
-    left alone: it follows by itself. Nothing is run here: `eventlog run` does that, as it does with every failure whose
-    time has come.
+    Those at POSITION, all open ones of SUBSCRIBER, or all there are; with --app, those of projections whose rows are in
+    another database as well. What waits behind an earlier failure of its key is left alone: it follows by itself.
+    Nothing is run here: `eventlog run` does that, as it does with every failure whose time has come.
 
     \b
       eventlog retry
@@ -144,17 +144,20 @@ def retry(
     _check_choice(positions, error, event_type)
     if every and (positions or error is not None or event_type is not None):
         raise UsageError("--all means every open failure", remedy="leave it out where some of them are named")
-    with opened_database(settings, subscriber) as database:
-        done = control.retry(
-            database,
-            subscriber,
-            positions,
-            error=error,
-            event_type=event_type,
-            limit=limit,
-            reason=reason,
-            dry_run=dry_run,
-        )
+    done = control.Changed(entries=(), operation=None)
+    with opened_databases(settings, subscriber) as databases:
+        for database in databases:
+            more = control.retry(
+                database,
+                subscriber,
+                positions,
+                error=error,
+                event_type=event_type,
+                limit=limit - len(done.entries),
+                reason=reason,
+                dry_run=dry_run,
+            )
+            done = done.and_then(more)
     _show_changed(done, settings, what="due now", dry_run=dry_run)
     if done.operation is not None and not settings.json:
         say("A worker tries them again: `eventlog run --drain`, unless one is running.")

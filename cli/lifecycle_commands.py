@@ -101,13 +101,14 @@ def partitions(subscriber: str, count: int, reason: str | None, dry_run: bool, y
         if not dry_run:
             ask(f"Give {subscriber} {counted(count, 'partition')}?", yes=yes, dry_run_offered=True)
             done = control.repartition(database, subscriber, count, reason=reason)
+            done = msgspec.structs.replace(done, undo=reaching(done.undo, subscriber, database, settings))
     if settings.json:
         show_json({**msgspec.structs.asdict(done), "dry_run": dry_run})
     elif dry_run:
         say("Nothing was changed.")
     else:
         show(f"{subscriber}: {counted(done.before, 'partition')} -> {number(count)}")
-        show(f"  undo: {reaching(done.undo, subscriber, database, settings)}")
+        show(f"  undo: {done.undo}")
 
 
 @click.command()

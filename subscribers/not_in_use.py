@@ -19,10 +19,16 @@ def why_not_in_use(database: Database, subscriber: Subscriber) -> RefusedError |
         version = connection.scalar(select(table.c.version).where(table.c.name == subscriber.name)) or 1
     if subscriber.version <= version:
         return None
-    of_it = [one for one in read_rebuilds(database, subscriber=subscriber.name) if one.version == subscriber.version]
-    said, remedy = _told(database, subscriber, of_it[0] if of_it else None)
+    said, remedy = _told(database, subscriber, _rebuild_to_tell(database, subscriber))
     at = f"projection {subscriber.name!r} is at version {version}, this code declares version {subscriber.version}"
     return RefusedError(at + said, remedy=remedy)
+
+
+def _rebuild_to_tell(database: Database, subscriber: Subscriber) -> Rebuild | None:
+    """The one that runs, since there is one at a time; else the last of the version that is declared."""
+    found = read_rebuilds(database, subscriber=subscriber.name)
+    running = (one for one in found if one.state is RebuildState.RUNNING)
+    return next(running, None) or next((one for one in found if one.version == subscriber.version), None)
 
 
 def _told(database: Database, subscriber: Subscriber, rebuild: Rebuild | None) -> tuple[str, str]:
@@ -36,6 +42,9 @@ def _told(database: Database, subscriber: Subscriber, rebuild: Rebuild | None) -
             return f"{which} was cancelled", anew
         case RebuildState.REVERTED:
             return ", and was brought back from that to the tables of before", anew
+    if rebuild.version != subscriber.version:
+        cancel = f"`eventlog rebuild {name} --cancel --app module:app`"
+        return f"; rebuild {rebuild.operation} makes version {rebuild.version}", f"wait for it, or cancel it: {cancel}"
     if rebuild.shape != subscriber.shape(database.engine.dialect):
         cancel = f"`eventlog rebuild {name} --cancel --app module:app`"
         return f"{which} makes other columns", f"run the code that has begun it, or cancel it: {cancel}"

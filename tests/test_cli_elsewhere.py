@@ -40,6 +40,10 @@ def test_failures_there_are_listed_and_counted_with_those_of_the_log(elsewhere: 
     assert [(one["subscriber"], one["count"]) for one in groups] == [("mail", 1), ("board", 1)]
     assert [one["subscriber"] for one in elsewhere.json("failures")["failures"]] == ["mail"]
     assert "`eventlog failures board --app ...` shows it" in elsewhere.cli("status", *APP).err
+    assert elsewhere.json("retry", *APP)["failures"] == [
+        {"subscriber": "mail", "position": 2},
+        {"subscriber": "board", "position": 2},
+    ]
 
 
 OTHER = """

@@ -11,8 +11,10 @@ from eventlog.projections import View
 from eventlog.subscribers.app import App
 from eventlog.subscribers.control.exchange import go_back
 from eventlog.subscribers.control.rebuilds import begin_rebuild, cancel_rebuild, read_rebuilds
+from eventlog.subscribers.not_in_use import why_not_in_use
 from eventlog.subscribers.retry import Retry
-from tests.subscribers_support import Bench, BugError, Sent
+from eventlog.subscribers.worker import drain
+from tests.subscribers_support import Bench, BugError, Sent, runtime_of
 
 
 class Crate(msgspec.Struct, frozen=True):
@@ -113,6 +115,22 @@ def test_older_code_drains_what_it_may_and_says_what_it_may_not(bench: Bench) ->
     assert "deploy the newest code" in refused.remedy
 
 
+def test_a_drain_whose_code_is_overtaken_meanwhile_goes_on_with_the_others(bench: Bench) -> None:
+    bench.send(1)
+    older, first, last = service(bench, version=1)
+    older.drain()
+    runtime = runtime_of(older)
+    partitions = older.partitions(runtime)
+    newer, _, _ = service(bench, version=2)
+    newer.drain()
+    bench.send(1, first=2)
+
+    with pytest.raises(RefusedError, match="is at version 2, this code declares version 1"):
+        drain(runtime, partitions)
+
+    assert (first, last) == ([1, 2], [1, 2])
+
+
 def test_several_that_are_refused_are_all_named(bench: Bench) -> None:
     live(bench)
     app, _, _ = service(bench, version=2, broken=True)
@@ -140,3 +158,17 @@ def test_several_that_are_refused_are_all_named(bench: Bench) -> None:
     assert last == [2]
     assert "'crates' is at version 1" in str(refused)
     assert "'more' was made with other columns" in str(refused)
+
+
+def test_a_rebuild_of_another_version_is_named(bench: Bench) -> None:
+    live(bench)
+    second, _, _ = service(bench, version=2)
+    begun = begin_rebuild(bench.log.database, second.subscribers["crates"])
+    third, first, last = service(bench, version=3)
+
+    said = str(refused_drain(third))
+
+    assert (first, last) == ([2], [2])
+    assert f"rebuild {begun.operation}" in said
+    why = why_not_in_use(bench.log.database, third.subscribers["crates"])
+    assert f"this code declares version 3; rebuild {begun.operation} makes version 2" in str(why)

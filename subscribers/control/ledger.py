@@ -39,6 +39,14 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     operation: int | None
     more: bool = False
 
+    def and_then(self, later: "Changed") -> "Changed":
+        """Sum up two of them, of different databases."""
+        return Changed(
+            entries=(*self.entries, *later.entries),
+            operation=self.operation if later.operation is None else later.operation,
+            more=self.more or later.more,
+        )
+
 
 def retry(
     database: Database,
@@ -107,8 +115,7 @@ def _change(
     if chosen.event_type is not None:
         check_pattern(chosen.event_type)
     with translated(database), database.transaction() as connection:
-        subscribers = database.tables.subscribers.c.name
-        names = [name] if name is not None else list(connection.scalars(select(subscribers).order_by(subscribers)))
+        names = [name] if name is not None else _names(connection, database)
         changed: list[Entry] = []
         operation, more = None, False
         for one in names:
@@ -125,6 +132,15 @@ def _change(
             done = Operation(action=action, subscriber=one, before=before, after=None, reason=reason)
             operation = record(connection, database.tables, done)
     return Changed(entries=tuple(changed), operation=operation, more=more)
+
+
+def _names(connection: Connection, database: Database) -> list[str]:
+    """Everybody's, in the order of the locks; in a database elsewhere, those that follow the log."""
+    subscribers = database.tables.subscribers
+    question = select(subscribers.c.name).order_by(subscribers.c.name)
+    if database.follows is not None:
+        question = question.where(subscribers.c.log.is_not(None))
+    return list(connection.scalars(question))
 
 
 def _entries_to_change(
