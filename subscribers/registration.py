@@ -70,10 +70,11 @@ class Registration(StrEnum):
 def register(database: Database, subscriber: Subscriber, *, consent_to_change: bool = False) -> Registration:
     """Register a subscriber, or bring what is registered to what code declares now.
 
-    The first time, its checkpoint is set where it starts, and the tables of a projection are created. Later, more event
-    types are taken over; they begin at the checkpoint. Raises `RefusedError` where code declares fewer types or another
-    way of delivery, unless `consent_to_change` says that this is meant; where it declares an earlier version of a
-    projection, or other columns at the same version.
+    The first time, its checkpoint is set where it starts, and the tables of a projection are created; those that are
+    there must be empty, and be such as code can write. Later, more event types are taken over; they begin at the
+    checkpoint. Raises `RefusedError` where code declares fewer types or another way of delivery, unless
+    `consent_to_change` says that this is meant; where it declares an earlier version of a projection, or other columns
+    at the same version; and for tables that cannot become the projection's.
     """
     if not subscriber.routes.patterns:
         raise DeclarationError(
