@@ -366,7 +366,7 @@ def test_a_table_owned_by_two_projections_is_refused(app: App) -> None:
         {"start": "Now"},
         {"start": None},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_an_option_nobody_knows_is_refused(app: App, options: dict[str, Any]) -> None:
     with refused():
@@ -389,7 +389,7 @@ def test_an_option_nobody_knows_is_refused(app: App, options: dict[str, Any]) ->
         {"timeout_seconds": -1},
         {"redact": 1},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_an_option_of_a_projection_nobody_knows_is_refused(app: App, options: dict[str, Any]) -> None:
     with refused():
