@@ -382,8 +382,9 @@ class App:
         """Run the rebuild of a subscriber, if there is one; return whether its version is in use, and add why not."""
         if not subscriber.tables:
             return True
+        declared = (subscriber.version, subscriber.shape(runtime.database.engine.dialect))
         for rebuild in read_rebuilds(runtime.database, subscriber=subscriber.name):
-            if rebuild.state is RebuildState.RUNNING and rebuild.version == subscriber.version:
+            if rebuild.state is RebuildState.RUNNING and (rebuild.version, rebuild.shape) == declared:
                 run_rebuild(runtime, subscriber, rebuild)
         why = None if runtime.stop.is_set() else why_not_in_use(runtime.database, subscriber)
         if why is not None:
