@@ -37,6 +37,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "register": ("subscriber_commands:register", "Register the subscribers of an app."),
         "run": ("run_command:run", "Run the handlers of an app."),
         "workers": ("workers_command:workers", "List the workers, and the partitions each of them has."),
+        "operations": ("operations_command:operations", "List what was done to subscribers, by whom and why."),
         "pause": ("lifecycle_commands:pause", "Stop deliveries to a subscriber."),
         "resume": ("lifecycle_commands:resume", "Let deliveries to a paused subscriber go on."),
         "partitions": ("lifecycle_commands:partitions", "Give a subscriber another number of partitions."),
