@@ -24,7 +24,7 @@ from eventlog.projections.rebuild import rebuild_in_place
 from eventlog.projections.view import View
 from tests.subscribers_support import Bench
 
-HISTORIES = int(os.environ.get("EVENTLOG_SOAK", "250")) // 5
+HISTORIES = int(os.environ.get("EVENTLOG_SOAK", "125")) // 5
 NUMBERS = count(1)
 NOON = datetime(2020, 1, 1, 12, tzinfo=UTC)
 ELSEWHERE = NOON.astimezone(timezone(timedelta(hours=2)))
