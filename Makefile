@@ -36,7 +36,8 @@ test: $(READY)  ## run the tests on SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 LONG_FORMS := $(addprefix tests/test_,subscribers_state_machine.py subscribers_sparse.py projections_rebuild_equals.py \
-	projections_same_values.py 	log_properties.py models.py crash_matrix.py benchmarks.py fuzz_cli.py fuzz_rows.py simulation.py)
+	projections_same_values.py log_properties.py models.py crash_matrix.py benchmarks.py fuzz_cli.py fuzz_rows.py \
+	simulation.py)
 
 # Ten thousand schedules of the simulation; of what takes longer each, a part of so many.
 SOAK ?= 10000
