@@ -26,9 +26,10 @@ OPERATIONS_SHOWN = 20
 )
 @shared_options
 def operations(subscriber: str | None, limit: int) -> None:
-    """List what was done to subscribers, the latest first: by whom, why, and the command that takes it back.
+    """List what was done to subscribers, by whom and why.
 
-    Of all, or of one, also of one that has been removed. As JSON, each with what stood before and after it.
+    The latest first, of all or of one, also of one that has been removed; with the command that takes each back. As
+    JSON, each with what stood before and after it.
 
     \b
       eventlog operations mail
