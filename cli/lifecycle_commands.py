@@ -58,19 +58,21 @@ def pause(subscriber: str, reason: str | None, timeout: float) -> int:
 
 @click.command()
 @subscriber_argument()
+@click.option("--anyway", is_flag=True, help="Also where it stands beyond what its restored log had.")
 @_reason
 @shared_options
-def resume(subscriber: str, reason: str | None) -> None:
+def resume(subscriber: str, reason: str | None, anyway: bool) -> None:
     """Let deliveries to a paused subscriber go on.
 
-    From its checkpoint: nothing was passed over meanwhile.
+    From its checkpoint: nothing was passed over meanwhile. One that a worker has stopped, since its log was restored to
+    an earlier point, has to be moved first.
 
     \b
       eventlog resume mail
     """
     settings = read_settings()
     with opened_database(settings, subscriber) as database:
-        done = control.resume(database, subscriber, reason=reason)
+        done = control.resume(database, subscriber, reason=reason, anyway=anyway)
     if settings.json:
         show_json(done)
     else:

@@ -13,6 +13,7 @@ from eventlog.errors import RefusedError
 from eventlog.log_audit import audit_log
 from eventlog.projections.rebuild import rebuild_in_place
 from eventlog.subscribers import accounting, control
+from eventlog.subscribers.control.lifecycle import stand_still
 from eventlog.subscribers.control.rebuilds import begin_rebuild
 from eventlog.subscribers.keys import partition_of
 from tests.cli_support import Shop
@@ -185,14 +186,27 @@ def test_a_subscriber_beyond_its_log_is_stopped_and_says_so(
     assert (status.state, status.ahead) == ("ahead", True)
     assert "restored to an earlier point" in str(status.state_reason)
 
+    sold.bench.log.append(*map(Sent, range(14, 18)))
+    assert sold.bench.status(name).state == "paused"
+    with pytest.raises(RefusedError, match=f"{name} was stopped by a worker, and has not been moved since"):
+        control.resume(sold.database, name)
+
     if kind == "effect":
         control.rewind(sold.database, name, control.after_position(3), resend=True)
     else:
         rebuild_in_place(sold.database, name)
     control.resume(sold.database, name)
     sold.bench.log.append(Sent(4))
-    assert sold.app.drain([name]).handled == (1 if kind == "effect" else 3)
+    assert sold.app.drain([name]).handled == (5 if kind == "effect" else 7)
     assert sold.bench.status(name).ahead is False
+
+
+def test_one_that_was_stopped_may_go_on_where_it_stands_by_an_operators_word(sold: Sold) -> None:
+    stand_still(sold.database, "mail", reason="mail stands at 9, beyond the head 5")
+
+    assert control.resume(sold.database, "mail", anyway=True).changed
+    control.pause(sold.database, "mail")
+    assert control.resume(sold.database, "mail").changed
 
 
 @pytest.fixture

@@ -30,6 +30,11 @@ from eventlog.subscribers.status import failure_counts
 RUNNING = "running"
 PAUSED = "paused"
 
+STOPPED = "stop"
+"""The operation by which a worker pauses a subscriber that is ahead of its log."""
+_SEEN_TO = ("rewind", "advance", "seek", "rebuild", "undo", "exchange", "go-back", "resume")
+"""Those after which a subscriber stands where somebody wants it."""
+
 ASK_AGAIN_SECONDS = 0.1
 
 
@@ -91,15 +96,21 @@ def pause(
     return Paused(subscriber=name, changed=changed, operation=operation, in_hand_of=in_hand_of)
 
 
-def resume(database: Database, name: str, *, reason: str | None = None) -> Paused:
-    """Let deliveries to a paused subscriber go on from its checkpoint. Raises `UnknownSubscriberError`."""
+def resume(database: Database, name: str, *, reason: str | None = None, anyway: bool = False) -> Paused:
+    """Let deliveries to a paused subscriber go on from its checkpoint.
+
+    Raises `UnknownSubscriberError`, and `RefusedError` for one that a worker has stopped, since it is ahead of its log,
+    until it is moved: the log may have grown past its checkpoint since. `anyway` is the word that it may go on there.
+    """
+    if not anyway:
+        _refuse_stopped(database, name)
     changed, operation = _set_state(database, name, RUNNING, action="resume", undo="pause", reason=reason)
     return Paused(subscriber=name, changed=changed, operation=operation)
 
 
 def stand_still(database: Database, name: str, *, reason: str) -> None:
-    """Pause a subscriber that cannot go on, without waiting for anybody: `status` then tells why."""
-    _set_state(database, name, PAUSED, action="pause", undo="resume", reason=reason)
+    """Pause a subscriber that is ahead of its log, without waiting for anybody: `status` then tells why."""
+    _set_state(database, name, PAUSED, action=STOPPED, undo=None, reason=reason)
 
 
 def remove(database: Database, name: str, *, reason: str | None = None, dry_run: bool = False) -> Removed:
@@ -166,7 +177,7 @@ def rename(
 
 
 def _set_state(
-    database: Database, name: str, state: str, *, action: str, undo: str, reason: str | None
+    database: Database, name: str, state: str, *, action: str, undo: str | None, reason: str | None
 ) -> tuple[bool, int | None]:
     with translated(database), database.transaction() as connection:
         row = read_subscriber(connection, database, name, lock=RowLock.EXCLUSIVE)
@@ -180,9 +191,24 @@ def _set_state(
             before={"state": row.state},
             after={"state": state},
             reason=reason,
-            undo=f"eventlog {undo} {name}",
+            undo=None if undo is None else f"eventlog {undo} {name}",
         )
         return True, record(connection, database.tables, done)
+
+
+def _refuse_stopped(database: Database, name: str) -> None:
+    table = database.tables.operations
+    moves = (table.c.subscriber == name) & table.c.action.in_((STOPPED, *_SEEN_TO))
+    last = select(table.c.action, table.c.reason).where(moves).order_by(table.c.id.desc()).limit(1)
+    with translated(database), database.reader() as connection:
+        row = read_subscriber(connection, database, name)
+        found = connection.execute(last).first()
+    if row.state == PAUSED and found is not None and found.action == STOPPED:
+        raise RefusedError(
+            f"{name} was stopped by a worker, and has not been moved since: {found.reason}",
+            remedy=f"bring it to the first event it has not seen: `eventlog rewind {name} --from POSITION --resend`, a"
+            " projection to its start; then resume it. --anyway has it go on where it stands, past what has come below",
+        )
 
 
 def _still_at_it(database: Database, name: str) -> tuple[str, ...]:
