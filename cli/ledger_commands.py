@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from eventlog.cli.opening import opened_database, opened_databases
-from eventlog.cli.options import Position, shared_options, subscriber_argument
+from eventlog.cli.options import Position, limit_option, shared_options, subscriber_argument
 from eventlog.cli.output import Column, counted, moment, number, say, show, show_items, show_json, show_table, until
 from eventlog.cli.plan import ask
 from eventlog.cli.settings import Settings, read_settings
@@ -60,15 +60,7 @@ _limit = click.option(
     type=click.Choice(["error"]),
     help="Count them by what went wrong, the most frequent first.",
 )
-@click.option(
-    "-n",
-    "--limit",
-    metavar="COUNT",
-    type=click.IntRange(min=1),
-    default=FAILURES_SHOWN,
-    show_default=True,
-    help="At most so many.",
-)
+@limit_option(FAILURES_SHOWN)
 @shared_options
 def failures(
     *,

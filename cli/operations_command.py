@@ -3,7 +3,7 @@
 import click
 
 from eventlog.cli.opening import opened_databases
-from eventlog.cli.options import shared_options, subscriber_argument
+from eventlog.cli.options import limit_option, shared_options, subscriber_argument
 from eventlog.cli.output import Column, moment, say, show_items, show_table
 from eventlog.cli.settings import read_settings
 from eventlog.database import Database, translated
@@ -15,15 +15,7 @@ OPERATIONS_SHOWN = 20
 
 @click.command()
 @subscriber_argument(required=False)
-@click.option(
-    "-n",
-    "--limit",
-    metavar="COUNT",
-    type=click.IntRange(min=1),
-    default=OPERATIONS_SHOWN,
-    show_default=True,
-    help="At most so many.",
-)
+@limit_option(OPERATIONS_SHOWN)
 @shared_options
 def operations(subscriber: str | None, limit: int) -> None:
     """List what was done to subscribers, by whom and why.

@@ -34,6 +34,12 @@ def subscriber_argument(name: str = "subscriber", **options: Any) -> Callable[[C
     return click.argument(name, shell_complete=_subscriber_names, **options)
 
 
+def limit_option(default: int, *, help: str = "At most so many.") -> Callable[[C], C]:  # noqa: A002 - as click has it
+    """Add the option of how many are shown."""
+    kind = click.IntRange(min=1)
+    return click.option("-n", "--limit", metavar="COUNT", type=kind, default=default, show_default=True, help=help)
+
+
 def shared_options(command: C) -> C:
     """Add the shared options to a command; its function is called as before, and asks `settings()` for them."""
     for option in reversed(_OPTIONS):

@@ -14,7 +14,7 @@ from eventlog.cli.exits import Exit
 from eventlog.cli.ledger_commands import problem
 from eventlog.cli.logs import Logs
 from eventlog.cli.opening import opened_app, opened_log
-from eventlog.cli.options import Position, shared_options, subscriber_argument
+from eventlog.cli.options import Position, limit_option, shared_options, subscriber_argument
 from eventlog.cli.output import Column, counted, moment, number, printable, say, show, show_items, show_json, show_table
 from eventlog.cli.parsing import since as parse_time
 from eventlog.cli.plan import ask
@@ -126,15 +126,7 @@ def replay(
 @click.command()
 @subscriber_argument(required=False)
 @click.option("--failed", "operation", metavar="OPERATION", type=int, help="The events that this replay failed at.")
-@click.option(
-    "-n",
-    "--limit",
-    metavar="COUNT",
-    type=click.IntRange(min=1),
-    default=FAILURES_SHOWN,
-    show_default=True,
-    help="With --failed: at most so many.",
-)
+@limit_option(FAILURES_SHOWN, help="With --failed: at most so many.")
 @shared_options
 def replays(subscriber: str | None, operation: int | None, limit: int) -> None:
     """List the replays, and how far they are.

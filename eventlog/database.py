@@ -155,7 +155,7 @@ class Database(Protocol):
         """
         ...
 
-    def place(self, connection: Connection) -> object:
+    def whereabouts(self, connection: Connection) -> object:
         """Return what tells the database, and the log in it, from others."""
         ...
 

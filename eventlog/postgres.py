@@ -160,7 +160,7 @@ class PostgresDatabase:
         with self._lend_driver() as lent:
             return self.insert(lent, [event], expected)
 
-    def place(self, connection: Connection) -> object:
+    def whereabouts(self, connection: Connection) -> object:
         question = "select oid, to_regclass(%s)::oid from pg_database where datname = current_database()"
         return tuple(self._rows(connection, question, [f"{self.schema}.events"])[0])
 

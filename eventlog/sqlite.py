@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -54,7 +53,7 @@ from eventlog.query import AFTER_REMEDY, PageQuery, Query
 from eventlog.schema.tables import tables
 from eventlog.schema.timestamps import UnreadableTimeError, sqlite_text
 from eventlog.sqlite_doorbell import SqliteBell, commits_of
-from eventlog.sqlite_files import replacements_of
+from eventlog.sqlite_files import OpenedFile, replacements_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -147,10 +146,8 @@ class SqliteDatabase:
                 raise
             return inserted
 
-    def place(self, connection: Connection) -> object:
-        (_, _, file) = connection.exec_driver_sql("pragma database_list").first() or (0, "", "")
-        found = Path(file).stat() if file else None
-        return None if found is None else (found.st_dev, found.st_ino)
+    def whereabouts(self, connection: Connection) -> object:
+        return OpenedFile(connection.connection.dbapi_connection).identity
 
     def join(self, connection: Connection) -> AbstractContextManager[None]:
         if connection.dialect.driver not in ("pysqlite", "aiosqlite"):

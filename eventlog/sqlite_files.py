@@ -22,12 +22,13 @@ class OpenedFile:
     def __init__(self, driver: Any) -> None:
         name = driver.execute("pragma database_list").fetchone()[2]
         self.path = Path(name) if name else None
-        self._identity = self._found()
+        self.identity = self._found()
+        """What tells it from others while it is there; None for a database in memory, and for a file that is gone."""
 
     @property
     def is_replaced(self) -> bool:
         """Whether there is another file in its place now. Costs microseconds."""
-        return self._found() not in (self._identity, None)
+        return self._found() not in (self.identity, None)
 
     def _found(self) -> tuple[int, int] | None:
         if self.path is None:

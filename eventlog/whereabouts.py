@@ -38,9 +38,9 @@ class Whereabouts:
         self._known.add(engine.pool)
 
     def _is_there(self, connection: Connection) -> bool:
-        place = self._database.place(connection)
+        found = self._database.whereabouts(connection)
         with self._lend() as own:
-            return place == self._database.place(own)
+            return found == self._database.whereabouts(own)
 
 
 def _address(url: URL) -> object:
